@@ -1,0 +1,34 @@
+"""Raw text to a reasoning chat model: tokenizer, corpus tools, training, alignment, generation.
+
+Importing `tempa` is cheap and does not import torch; each public name loads its module on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tempa._core import TempaError as Error
+from tempa._core import __version__
+
+if TYPE_CHECKING:
+    from tempa.data.packed import Packed as Packed
+
+# Public name -> the module that defines it.
+_EXPORTS = {
+    "Packed": "tempa.data.packed",
+}
+
+__all__ = ["Error", "__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = importlib.import_module(_EXPORTS[name])
+    except KeyError:
+        raise AttributeError(f"module 'tempa' has no attribute {name!r}") from None
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

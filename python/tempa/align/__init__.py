@@ -1,0 +1,1 @@
+"""Reward models, preference losses, policy gradients."""

@@ -1,0 +1,1 @@
+"""Documents to batches: cleaning, dedup, shards, packing, order."""

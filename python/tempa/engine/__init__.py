@@ -1,0 +1,1 @@
+"""Paged generation and scoring."""

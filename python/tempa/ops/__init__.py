@@ -1,0 +1,1 @@
+"""Fused operations: one signature, several backends, one chooser."""

@@ -1,0 +1,1 @@
+"""Whole runs, one readable file each; copy one to change it."""

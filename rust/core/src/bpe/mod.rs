@@ -1,0 +1,1 @@
+//! Byte-level BPE: pretokenization, training, encoding, decoding, vocabulary formats.

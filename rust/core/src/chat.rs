@@ -1,0 +1,1 @@
+//! Chat turns to token ids and loss mask.

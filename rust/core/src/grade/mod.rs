@@ -1,0 +1,1 @@
+//! Answer extraction and numeric equality: verifiable rewards.

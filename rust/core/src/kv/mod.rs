@@ -1,0 +1,1 @@
+//! Bookkeeping of the blocks of a paged key-value cache.

@@ -1,0 +1,24 @@
+//! The algorithms of tempa, usable from any Rust program; nothing here knows Python.
+//!
+//! Three rules hold everywhere. Variable-length data is a flat vector of values plus offsets
+//! ([`ragged`]). Randomness is a pure function of `(seed, stream, index)` ([`rng`]). The result of a
+//! parallel function does not depend on the number of threads.
+
+pub mod bpe;
+pub mod chat;
+pub mod dedup;
+pub mod error;
+pub mod grade;
+pub mod kv;
+pub mod monitor;
+pub mod pack;
+pub mod ragged;
+pub mod rng;
+pub mod sample;
+pub mod scan;
+pub mod shard;
+pub mod text;
+
+pub use error::{Error, Kind, Result};
+pub use monitor::Monitor;
+pub use ragged::Ragged;

@@ -1,0 +1,1 @@
+//! Packing of documents into rows and the order of batches.

@@ -1,0 +1,1 @@
+//! Next-token sampling from rows of logits.

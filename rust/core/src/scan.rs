@@ -1,0 +1,1 @@
+//! Segmented reverse scans: reward-to-go and generalised advantage estimation.

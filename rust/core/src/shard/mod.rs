@@ -1,0 +1,1 @@
+//! Token files: format, writer, memory-mapped reader.

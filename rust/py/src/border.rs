@@ -1,0 +1,83 @@
+//! What every binding uses: leaving the interpreter, Ctrl-C, progress, and arrays without copies.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use tempa_core::{Error, Monitor, Result};
+
+use crate::error::to_python;
+
+/// How often a waiting call looks for Ctrl-C and reports progress.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Runs core work with the interpreter released and its error mapped.
+pub(crate) trait Offload {
+    /// For work of microseconds to a second.
+    fn offload<T: Send>(self, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T>;
+
+    /// For longer work: Ctrl-C raises the monitor's flag, and `progress`, if given, is called with the
+    /// units done about ten times a second.
+    fn offload_long<T: Send>(
+        self,
+        progress: Option<&Bound<'_, PyAny>>,
+        work: impl FnOnce(&Monitor) -> Result<T> + Send,
+    ) -> PyResult<T>;
+}
+
+impl Offload for Python<'_> {
+    fn offload<T: Send>(self, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+        self.detach(work).map_err(to_python)
+    }
+
+    fn offload_long<T: Send>(
+        self,
+        progress: Option<&Bound<'_, PyAny>>,
+        work: impl FnOnce(&Monitor) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        let monitor = Monitor::default();
+        let callback = progress.map(|call| call.clone().unbind());
+        let (result, raised) = self.detach(|| {
+            std::thread::scope(|scope| {
+                let (done, finished) = mpsc::channel();
+                let worker = scope.spawn({
+                    let monitor = &monitor;
+                    move || {
+                        let result = work(monitor);
+                        // The receiver outlives the worker, so the message always arrives.
+                        let _ = done.send(());
+                        result
+                    }
+                });
+                let mut raised = None;
+                while matches!(finished.recv_timeout(POLL), Err(mpsc::RecvTimeoutError::Timeout)) {
+                    if raised.is_none() {
+                        raised = Python::attach(|py| {
+                            py.check_signals()?;
+                            if let Some(call) = &callback {
+                                call.call1(py, (monitor.done(),))?;
+                            }
+                            PyResult::Ok(())
+                        })
+                        .err();
+                        if raised.is_some() {
+                            monitor.cancel();
+                        }
+                    }
+                }
+                let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                (result, raised)
+            })
+        });
+        match (raised, result) {
+            (Some(raised), Err(Error::Interrupted)) => Err(raised),
+            (_, result) => {
+                let value = result.map_err(to_python)?;
+                if let Some(call) = progress {
+                    call.call1((monitor.done(),))?;
+                }
+                Ok(value)
+            }
+        }
+    }
+}
