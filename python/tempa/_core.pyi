@@ -1,7 +1,5 @@
 """Types of the compiled module; `make lint` compares this file with the binary."""
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 

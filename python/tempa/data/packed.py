@@ -32,7 +32,9 @@ class Packed:
     cu_seqlens: Tensor
 
     @classmethod
-    def from_rows(cls, rows: list[NDArray[np.integer]], masks: list[NDArray[np.integer]] | None = None) -> Packed:
+    def from_rows(
+        cls, rows: list[NDArray[np.integer]], masks: list[NDArray[np.integer]] | None = None
+    ) -> Packed:
         """Batch whole sequences; each token is predicted from those before it in its own sequence.
 
         Args:
