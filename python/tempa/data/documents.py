@@ -1,0 +1,196 @@
+"""Documents on disk: text files, JSON lines and Parquet tables, read as a stream.
+
+A document is a text and the place it came from. Files are read in sorted order, so the order of documents
+is a function of the paths alone. Anything that cannot be read is an error that names the file and the line.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+DecodeErrors = Literal["strict", "replace"]
+
+# Rows of a Parquet table held in memory at once.
+_PARQUET_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text and where it came from.
+
+    Attributes:
+        text: The whole text.
+        source: `file` for a text file, `file:line` for JSON lines, `file:row` for Parquet; both count from 1.
+    """
+
+    text: str
+    source: str
+
+
+def corpus_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The files that `paths` stand for: files as given, directories by all files below them, sorted.
+
+    Args:
+        paths: Files or directories. Below a directory only `.txt`, `.jsonl` and `.parquet` count.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        ValueError: If a file has another ending or a directory holds no document file.
+    """
+    files: list[Path] = []
+    for path in [Path(paths)] if isinstance(paths, str | Path) else map(Path, paths):
+        if path.is_dir():
+            below = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+            if not below:
+                raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this directory or below it")
+            files += below
+        elif not path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        elif path.suffix not in SUFFIXES:
+            raise ValueError(f"{path}: cannot tell its format from its name; expected {', '.join(SUFFIXES)}")
+        else:
+            files.append(path)
+    if not files:
+        raise ValueError("no files given to read documents from")
+    return files
+
+
+def read_documents(
+    paths: str | Path | Iterable[str | Path],
+    *,
+    field: str = "text",
+    errors: DecodeErrors = "strict",
+    progress: Callable[[int], object] | None = None,
+) -> Iterator[Document]:
+    r"""Stream the documents of files and directories.
+
+    The paths are checked at once, the contents while they are read. A `.txt` file is one document; a `.jsonl`
+    file has one on each line, empty lines apart; a `.parquet` file one in each row.
+
+    Args:
+        paths: Files or directories, see `corpus_files`.
+        field: Key or column that holds the text.
+        errors: What to do with bytes that are not UTF-8: fail, or put U+FFFD in their place.
+        progress: Called with the number of bytes of each piece of input that is done.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        ValueError: If a file is not what its name says, or all documents together have no text.
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "two.jsonl")
+    >>> _ = path.write_text('{"text": "one"}\n{"text": "two"}\n')
+    >>> [document.text for document in read_documents(path)]
+    ['one', 'two']
+    """
+    if errors not in ("strict", "replace"):
+        raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
+    return _stream(corpus_files(paths), field, errors, progress or (lambda _: None))
+
+
+def _stream(
+    files: list[Path], field: str, errors: DecodeErrors, progress: Callable[[int], object]
+) -> Iterator[Document]:
+    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    is_empty = True
+    for file in files:
+        for document in readers[file.suffix](file, field, errors, progress):
+            is_empty = is_empty and not document.text
+            yield document
+    if is_empty:
+        names = ", ".join(map(str, files[:3])) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        raise ValueError(f"{names}: the corpus is empty, no document has any text")
+
+
+def _read_text(
+    file: Path, _field: str, errors: DecodeErrors, progress: Callable[[int], object]
+) -> Iterator[Document]:
+    data = file.read_bytes()
+    yield Document(_decode(data.removeprefix(b"\xef\xbb\xbf"), errors, str(file)), str(file))
+    progress(len(data))
+
+
+def _read_jsonl(
+    file: Path, field: str, errors: DecodeErrors, progress: Callable[[int], object]
+) -> Iterator[Document]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            source = f"{file}:{number}"
+            if not line.isspace():
+                yield Document(_json_text(line, field, errors, source), source)
+            progress(len(line))
+
+
+def _json_text(line: bytes, field: str, errors: DecodeErrors, source: str) -> str:
+    try:
+        record = json.loads(_decode(line.removeprefix(b"\xef\xbb\xbf"), errors, source))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source}: not JSON: {error.msg} at character {error.pos + 1}") from None
+    except RecursionError:
+        raise ValueError(f"{source}: JSON is nested too deeply") from None
+    text = _text_of(record, field, source)
+    # JSON can spell half of a surrogate pair, which is no character and has no UTF-8 form.
+    if b"\\u" in line and any("\ud800" <= char <= "\udfff" for char in text):
+        if errors == "strict":
+            raise ValueError(f"{source}: {field!r} has an unpaired surrogate; errors='replace' accepts it")
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _text_of(record: Any, field: str, source: str) -> str:
+    if not isinstance(record, dict):
+        raise ValueError(f"{source}: expected an object with field {field!r}, got a {type(record).__name__}")
+    if field not in record:
+        raise ValueError(f"{source}: no field {field!r}; the fields are {', '.join(record) or 'none'}")
+    text = record[field]
+    if not isinstance(text, str):
+        raise ValueError(f"{source}: {field!r} should be a string, got {type(text).__name__}")
+    return text
+
+
+def _read_parquet(
+    file: Path, field: str, errors: DecodeErrors, progress: Callable[[int], object]
+) -> Iterator[Document]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file}: not a Parquet file: {error}") from None
+    with table:
+        if field not in table.schema_arrow.names:
+            names = ", ".join(table.schema_arrow.names)
+            raise ValueError(f"{file}: no column {field!r}; the columns are {names}")
+        row = 0
+        try:
+            for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[field]):
+                # Bytes, because Arrow's own conversion would not say which row is not UTF-8.
+                for value in batch.column(0).cast(pa.large_binary()):
+                    row += 1
+                    source = f"{file}:{row}"
+                    data = value.as_py()
+                    if data is None:
+                        raise ValueError(f"{source}: {field!r} is null")
+                    yield Document(_decode(data, errors, source), source)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file}: cannot read the table after row {row}: {error}") from None
+    progress(file.stat().st_size)
+
+
+def _decode(data: bytes, errors: DecodeErrors, source: str) -> str:
+    try:
+        return data.decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{source}: not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
+            "errors='replace' puts U+FFFD in its place"
+        ) from None

@@ -1,0 +1,136 @@
+"""Reading documents: what counts as one, and what each kind of bad input says."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tempa.data.documents import Document, corpus_files, read_documents
+
+
+def texts(*args, **kwargs):
+    return [document.text for document in read_documents(*args, **kwargs)]
+
+
+def test_a_text_file_is_one_document(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("first\r\nsécond".encode())
+    assert list(read_documents(path)) == [Document("first\r\nsécond", str(path))]
+
+
+def test_a_directory_is_read_in_sorted_order_and_other_files_are_ignored(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.txt").write_text("b")
+    (tmp_path / "c.jsonl").write_text('{"text": "c1"}\n\n{"text": "c2"}\n')
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "readme.md").write_text("no")
+    assert texts(tmp_path) == ["a", "c1", "c2", "b"]
+    assert [path.name for path in corpus_files([tmp_path])] == ["a.txt", "c.jsonl", "b.txt"]
+
+
+def test_sources_name_line_and_row_counted_from_one(tmp_path):
+    lines, table = tmp_path / "a.jsonl", tmp_path / "b.parquet"
+    lines.write_text('\n{"text": "x"}')
+    pq.write_table(pa.table({"text": ["y", "z"], "id": [1, 2]}), table)
+    assert [d.source for d in read_documents([lines, table])] == [f"{lines}:2", f"{table}:1", f"{table}:2"]
+
+
+def test_parquet_text_of_any_string_type_is_read(tmp_path):
+    for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.binary()):
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table({"body": pa.array(["ä", ""]).cast(kind)}), path)
+        assert texts(path, field="body") == ["ä", ""]
+
+
+def test_byte_order_marks_are_dropped(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfhi")
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "ho"}')
+    assert texts(tmp_path) == ["hi", "ho"]
+
+
+def test_progress_adds_up_to_the_bytes_of_the_files(tmp_path):
+    (tmp_path / "a.txt").write_text("abc")
+    (tmp_path / "b.jsonl").write_text('{"text": "x"}\n\n')
+    seen = []
+    texts(tmp_path, progress=seen.append)
+    assert sum(seen) == sum(path.stat().st_size for path in corpus_files(tmp_path))
+
+
+def test_a_line_of_100_mb_is_one_document(tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_bytes(b'{"text": "' + b"x" * 100_000_000 + b'"}')
+    assert [len(text) for text in texts(path)] == [100_000_000]
+
+
+def test_paths_are_checked_before_the_first_document(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        read_documents(tmp_path / "none.txt")
+    assert caught.value.filename == str(tmp_path / "none.txt")
+    (tmp_path / "a.csv").write_text("a")
+    with pytest.raises(ValueError, match=r"a\.csv: cannot tell its format"):
+        read_documents(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match=r"no \.txt, \.jsonl, \.parquet file"):
+        read_documents(tmp_path)
+    with pytest.raises(ValueError, match="no files given"):
+        read_documents([])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.txt", b""), ("a.jsonl", b"\n\n"), ("b.jsonl", b'{"text": ""}')]
+)
+def test_an_empty_corpus_is_an_error_that_names_the_file(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}: the corpus is empty"):
+        texts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": "a"', "not JSON: .* at character"),
+        (b"[1]", "expected an object with field 'text', got a list"),
+        (b'{"body": "a", "id": 1}', "no field 'text'; the fields are body, id"),
+        (b'{"text": 3}', "'text' should be a string, got int"),
+        (b'{"text": "a\xff"}', r"not UTF-8: byte 0xff at offset 11"),
+        (b'{"text": "\\ud800"}', "'text' has an unpaired surrogate"),
+        (b"[" * 200_000, "JSON is nested too deeply"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
+    with pytest.raises(ValueError, match=rf"a\.jsonl:2: ({message})"):
+        texts(path)
+
+
+def test_invalid_utf8_is_replaced_on_request(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a\xffb")
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "c\xe2\x82d"}\n{"text": "\\ud800e\\ud83d\\ude00"}')
+    assert texts(tmp_path, errors="replace") == ["a\ufffdb", "c\ufffdd", "\ufffde\U0001f600"]
+    with pytest.raises(ValueError, match=r"a\.txt: not UTF-8: byte 0xff at offset 1;"):
+        texts(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="errors must be"):
+        read_documents(tmp_path, errors="ignore")
+
+
+def test_bad_parquet_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1 this is not a table")
+    with pytest.raises(ValueError, match=r"a\.parquet: not a Parquet file"):
+        texts(path)
+    pq.write_table(pa.table({"body": ["a"]}), path)
+    with pytest.raises(ValueError, match=r"a\.parquet: no column 'text'; the columns are body"):
+        texts(path)
+    pq.write_table(pa.table({"text": pa.array([b"\xff"])}), path)
+    with pytest.raises(ValueError, match=r"a\.parquet:1: not UTF-8"):
+        texts(path)
+    pq.write_table(pa.table({"text": ["a", None]}), path)
+    with pytest.raises(ValueError, match=r"a\.parquet:2: 'text' is null"):
+        texts(path)
+
+
+def test_json_lines_that_hold_line_separators_stay_whole(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "a\u2028b\x0bc"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert texts(path) == ["a\u2028b\x0bc"]
