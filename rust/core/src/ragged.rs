@@ -67,7 +67,11 @@ pub fn check_offsets(offsets: &[i64], len: usize) -> Result<()> {
         return Err(Error::value("offsets must start at 0"));
     }
     if let Some(i) = offsets.windows(2).position(|pair| pair[0] > pair[1]) {
-        return Err(Error::value(format!("offsets decrease at row {i}: {} to {}", offsets[i], offsets[i + 1])));
+        return Err(Error::value(format!(
+            "offsets decrease at row {i}: {} to {}",
+            offsets[i],
+            offsets[i + 1]
+        )));
     }
     let last = offsets[offsets.len() - 1];
     if last != len as i64 {

@@ -6,7 +6,12 @@ use pyo3::exceptions::{PyKeyError, PyKeyboardInterrupt, PyOSError, PyValueError}
 use pyo3::prelude::*;
 use tempa_core::{Error, Kind};
 
-pyo3::create_exception!(tempa, TempaError, pyo3::exceptions::PyException, "Base of the errors only tempa raises.");
+pyo3::create_exception!(
+    tempa,
+    TempaError,
+    pyo3::exceptions::PyException,
+    "Base of the errors only tempa raises."
+);
 
 /// Maps one core error. An `OSError` gets errno and file name, so Python picks the right subclass.
 pub(crate) fn to_python(error: Error) -> PyErr {
