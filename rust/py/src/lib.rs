@@ -4,7 +4,9 @@ use pyo3::prelude::*;
 
 mod border;
 mod error;
+mod grade;
 mod rng;
+mod scan;
 
 /// The private extension module; `python/tempa` is the public face.
 #[pymodule]
@@ -14,7 +16,11 @@ mod _core {
     #[pymodule_export]
     use error::TempaError;
     #[pymodule_export]
+    use grade::{answers_equal, evaluate_arithmetic, extract_answer, grade_texts};
+    #[pymodule_export]
     use rng::{random_bits, random_uniform};
+    #[pymodule_export]
+    use scan::{gae, reward_to_go};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
