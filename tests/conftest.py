@@ -23,3 +23,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data beside the checkout: {folder} does not exist")
     return folder
+
+
+@pytest.fixture
+def kernel_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of compiled kernels."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "tempa" / "kernels"

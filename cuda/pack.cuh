@@ -1,0 +1,17 @@
+// A pack is what one thread moves with one instruction: up to 16 bytes of neighbouring elements.
+#pragma once
+
+template <class Element, int SIZE>
+struct alignas(sizeof(Element) * SIZE) Pack {
+    Element at[SIZE];
+};
+
+template <int SIZE, class Element>
+__device__ __forceinline__ Pack<Element, SIZE> load_pack(const Element* from) {
+    return *reinterpret_cast<const Pack<Element, SIZE>*>(from);
+}
+
+template <int SIZE, class Element>
+__device__ __forceinline__ void store_pack(Element* to, const Pack<Element, SIZE>& pack) {
+    *reinterpret_cast<Pack<Element, SIZE>*>(to) = pack;
+}

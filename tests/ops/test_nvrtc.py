@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+import tempa
+from tempa.ops import nvrtc
+
+pytestmark = pytest.mark.usefixtures("sources")
+SCALE = 'extern "C" __global__ void scale(float* x) { x[threadIdx.x] *= FACTOR; }'
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch, kernel_cache):
+    """A folder of kernels of its own, and an empty cache."""
+    assert not kernel_cache.exists()
+    folder = tmp_path / "cuda"
+    folder.mkdir()
+    (folder / "scale.cu").write_text(SCALE)
+    monkeypatch.setattr(nvrtc, "SOURCES", folder)
+    return folder
+
+
+def _compile(arch: str = "sm_80", **defines: str | int) -> nvrtc.Binary:
+    return nvrtc.compile_source("scale.cu", arch=arch, defines={"FACTOR": 2} | defines)
+
+
+def test_a_second_compilation_comes_from_the_cache(kernel_cache, monkeypatch) -> None:
+    first = _compile()
+    monkeypatch.setattr(nvrtc, "_compile", None)
+    assert _compile() == first
+    ((path, entry),) = nvrtc.cached()
+    assert path.parent == kernel_cache
+    assert entry == first
+    assert entry.resources()["scale"].registers > 0
+
+
+def test_source_headers_arch_and_macros_each_change_the_key(sources) -> None:
+    _compile()
+    _compile(arch="sm_90a")
+    _compile(FACTOR=3)
+    (sources / "extra.cuh").write_text("#pragma once\n")
+    _compile()
+    (sources / "scale.cu").write_text(SCALE + "\n")
+    _compile()
+    assert len(list(nvrtc.cached())) == 5
+
+
+def test_a_damaged_cache_file_is_compiled_again() -> None:
+    first = _compile()
+    ((path, _),) = nvrtc.cached()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert _compile() == first
+    assert [entry for _, entry in nvrtc.cached()] == [first]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert _compile().cubin
+
+
+def test_clearing_deletes_every_entry() -> None:
+    _compile()
+    assert nvrtc.clear_cache() == 1
+    assert nvrtc.clear_cache() == 0
+
+
+def test_a_compile_error_names_file_architecture_options_and_line(sources) -> None:
+    (sources / "scale.cu").write_text(SCALE.replace("x[", "y["))
+    with pytest.raises(nvrtc.KernelCompileError) as error:
+        _compile()
+    message = str(error.value)
+    for part in ("cuda/scale.cu", "sm_80", "-DFACTOR=2", "scale.cu(1)", '"y" is undefined'):
+        assert part in message
+    assert isinstance(error.value, tempa.Error)
+    assert list(nvrtc.cached()) == []
+
+
+def test_headers_of_the_folder_can_be_included(sources) -> None:
+    (sources / "factor.cuh").write_text("#define FACTOR 5\n")
+    (sources / "scale.cu").write_text('#include "factor.cuh"\n' + SCALE)
+    assert nvrtc.compile_source("scale.cu", arch="sm_80", defines={}).cubin
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the message is for machines without a GPU")
+def test_without_a_gpu_the_message_says_to_name_an_architecture() -> None:
+    with pytest.raises(tempa.Error, match="name an architecture, for example sm_90a"):
+        nvrtc.device_arch(torch.device("cuda"))
+
+
+def test_arguments_are_passed_by_declared_width() -> None:
+    tensor = torch.zeros(2)
+    assert nvrtc._argument(tensor) == (tensor.data_ptr(), ctypes.c_void_p)
+    assert nvrtc._argument(None) == (0, ctypes.c_void_p)
+    assert nvrtc._argument(ctypes.c_longlong(7)) == (7, ctypes.c_longlong)
