@@ -22,7 +22,7 @@ pub(crate) fn to_python(error: Error) -> PyErr {
         Kind::Interrupted => PyKeyboardInterrupt::new_err(()),
         Kind::Io => match error {
             Error::Io { path, source } => match source.raw_os_error() {
-                Some(code) => PyOSError::new_err((code, describe(&source), path)),
+                Some(code) => PyOSError::new_err((code, describe(&source), path.into_os_string())),
                 None => PyOSError::new_err(format!("{}: {source}", path.display())),
             },
             _ => PyOSError::new_err(message),

@@ -5,8 +5,10 @@ use pyo3::prelude::*;
 mod border;
 mod error;
 mod grade;
+mod pack;
 mod rng;
 mod scan;
+mod shard;
 
 /// The private extension module; `python/tempa` is the public face.
 #[pymodule]
@@ -18,9 +20,13 @@ mod _core {
     #[pymodule_export]
     use grade::{answers_equal, evaluate_arithmetic, extract_answer, grade_texts};
     #[pymodule_export]
+    use pack::{Loader, pack_rows, permutation};
+    #[pymodule_export]
     use rng::{random_bits, random_uniform};
     #[pymodule_export]
     use scan::{gae, reward_to_go};
+    #[pymodule_export]
+    use shard::{ShardWriter, Shards};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
