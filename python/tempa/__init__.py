@@ -12,11 +12,21 @@ from tempa._core import TempaError as Error
 from tempa._core import __version__
 
 if TYPE_CHECKING:
+    from tempa.data.documents import Document as Document
+    from tempa.data.documents import read_documents as read_documents
+    from tempa.data.loader import Loader as Loader
     from tempa.data.packed import Packed as Packed
+    from tempa.data.shards import Shards as Shards
+    from tempa.data.shards import ShardWriter as ShardWriter
 
 # Public name -> the module that defines it.
 _EXPORTS = {
+    "Document": "tempa.data.documents",
+    "Loader": "tempa.data.loader",
     "Packed": "tempa.data.packed",
+    "ShardWriter": "tempa.data.shards",
+    "Shards": "tempa.data.shards",
+    "read_documents": "tempa.data.documents",
 }
 
 __all__ = ["Error", "__version__", *_EXPORTS]
