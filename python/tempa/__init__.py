@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tempa.data.packed import Packed as Packed
     from tempa.data.shards import Shards as Shards
     from tempa.data.shards import ShardWriter as ShardWriter
+    from tempa.model import ModelConfig as ModelConfig
+    from tempa.model import Transformer as Transformer
+    from tempa.model import load_model as load_model
+    from tempa.model import save_model as save_model
 
 # Public name -> the module that defines it.
 _EXPORTS = {
@@ -27,6 +31,10 @@ _EXPORTS = {
     "ShardWriter": "tempa.data.shards",
     "Shards": "tempa.data.shards",
     "read_documents": "tempa.data.documents",
+    "ModelConfig": "tempa.model",
+    "Transformer": "tempa.model",
+    "load_model": "tempa.model",
+    "save_model": "tempa.model",
 }
 
 __all__ = ["Error", "__version__", *_EXPORTS]

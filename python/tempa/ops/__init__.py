@@ -1,1 +1,22 @@
-"""Fused operations: one signature, several backends, one chooser."""
+"""Fused operations: one signature each, several backends, references in `tempa.ops.reference`."""
+
+from tempa.ops.activations import relu2, swiglu
+from tempa.ops.attention import AttentionSpec, LayerCache, attention
+from tempa.ops.linear_loss import linear_cross_entropy, linear_logp, softcap
+from tempa.ops.norms import layer_norm, rms_norm
+from tempa.ops.rope import rope, rotations
+
+__all__ = [
+    "AttentionSpec",
+    "LayerCache",
+    "attention",
+    "layer_norm",
+    "linear_cross_entropy",
+    "linear_logp",
+    "relu2",
+    "rms_norm",
+    "rope",
+    "rotations",
+    "softcap",
+    "swiglu",
+]

@@ -1,0 +1,49 @@
+"""The tensors of a paged key-value cache; which block belongs to whom is decided elsewhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tempa.model.config import ModelConfig
+from tempa.ops import LayerCache
+
+
+class KvCache:
+    """Keys and values of every layer in blocks of tokens.
+
+    Args:
+        config: Shape of the model.
+        num_blocks: Blocks per layer.
+        block_size: Tokens per block.
+        dtype: Of the stored values.
+        device: Where they are.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (config.depth, 2, num_blocks, block_size, config.num_kv_heads, config.head_dim)
+        # Zeros, not empty: a masked place is multiplied by 0, and 0 times a stray NaN is NaN.
+        self.blocks = torch.zeros(shape, dtype=dtype, device=device)
+        self.block_size = block_size
+        self._layers = [LayerCache(*layer) for layer in self.blocks]
+
+    @staticmethod
+    def bytes_per_block(config: ModelConfig, block_size: int, dtype: torch.dtype = torch.float32) -> int:
+        """Memory of one block over all layers."""
+        return 2 * config.depth * block_size * config.num_kv_heads * config.head_dim * dtype.itemsize
+
+    def layer(self, i: int) -> LayerCache:
+        """Keys and values of layer `i`."""
+        return self._layers[i]
+
+    def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole blocks of all layers, before their new owners write to them."""
+        self.blocks[:, :, targets] = self.blocks[:, :, sources]

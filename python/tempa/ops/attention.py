@@ -1,0 +1,248 @@
+"""Causal attention over sequences of different lengths, without padding and without masks of (T, T).
+
+An `AttentionSpec` says which tokens belong together and is built once per batch; every layer uses the same.
+Three layouts share one entry point: packed sequences (training, scoring), packed sequences whose keys and
+values are also written to a paged cache (prefill), and new tokens that attend to a paged cache (decode).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+# A sequence joins a bucket if padding it to the bucket's length adds at most this share, or this many tokens:
+# one more call to the kernel costs about as much as a few padded tokens.
+PADDING_SHARE = 1 / 8
+PADDING_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Which tokens attend to which; made by `packed` or `paged`.
+
+    Attributes:
+        num_tokens: Query tokens in the batch.
+        max_length: Tokens of the longest sequence, cached ones included.
+        window: How many tokens back a query sees, itself included; all when None.
+        buckets: (sequences, padded length) of each group of similar lengths; empty for `paged`.
+        spread: (P,) int64, the token at each padded place, or None if the tokens already are the buckets.
+        collect: (T,) int64, the padded place of each token, or None as above.
+        slots: (T,) int64, where the cache keeps each token's key and value, or None without a cache.
+        tables: (n, blocks) int32, the cache blocks of each sequence, or None for `packed`.
+        mask: (n, 1, L, S) bool, which cached places each query sees, or None for `packed`.
+    """
+
+    num_tokens: int
+    max_length: int
+    window: int | None
+    buckets: tuple[tuple[int, int], ...] = ()
+    spread: Tensor | None = None
+    collect: Tensor | None = None
+    slots: Tensor | None = None
+    tables: Tensor | None = None
+    mask: Tensor | None = None
+
+    @classmethod
+    def packed(
+        cls, cu_seqlens: Tensor, *, window: int | None = None, slots: Tensor | None = None
+    ) -> AttentionSpec:
+        """Sequences one after the other, each attending to itself only.
+
+        Args:
+            cu_seqlens: (n + 1,) integers, the boundaries, from 0 to T. The spec lives on their device.
+            window: How many tokens back a query sees, itself included; all when None.
+            slots: (T,) int64, where to write keys and values in the cache that the model is given.
+        """
+        _check_window(window)
+        bounds = cu_seqlens.cpu().numpy().astype(np.int64)
+        lengths = np.diff(bounds)
+        if bounds[0] != 0 or (lengths < 0).any():
+            raise ValueError(f"cu_seqlens must start at 0 and never decrease, got {bounds.tolist()[:8]}...")
+        num_tokens, longest = int(bounds[-1]), int(lengths.max(initial=0))
+        if num_tokens == longest * len(lengths):
+            buckets = ((len(lengths), longest),) if num_tokens else ()
+            return cls(num_tokens, longest, window, buckets, slots=slots)
+        order = np.argsort(-lengths, kind="stable")
+        order = order[: np.count_nonzero(lengths)]
+        bucket_list, places = [], []
+        for rows in _buckets(order, lengths):
+            length = int(lengths[rows[0]])
+            column = np.arange(length)
+            place = np.where(column < lengths[rows, None], bounds[rows, None] + column, -1)
+            bucket_list.append((len(rows), length))
+            places.append(place.ravel())
+        spread = np.concatenate(places)
+        collect = np.empty(num_tokens, np.int64)
+        held = np.flatnonzero(spread >= 0)
+        collect[spread[held]] = held
+        spread.clip(min=0, out=spread)  # a padded place may hold any token: no real query sees it
+        device = cu_seqlens.device
+        return cls(
+            num_tokens,
+            longest,
+            window,
+            tuple(bucket_list),
+            torch.from_numpy(spread).to(device),
+            torch.from_numpy(collect).to(device),
+            slots,
+        )
+
+    @classmethod
+    def paged(
+        cls,
+        tables: Tensor,
+        lengths: Tensor,
+        slots: Tensor,
+        *,
+        block_size: int,
+        num_new: int = 1,
+        window: int | None = None,
+    ) -> AttentionSpec:
+        """The last tokens of sequences whose earlier ones are in the cache.
+
+        Args:
+            tables: (n, blocks) int32; row i lists the blocks of sequence i, then anything valid.
+            lengths: (n,) int64, tokens of each sequence, the new ones included.
+            slots: (n * num_new,) int64, where the new tokens' keys and values go.
+            block_size: Tokens per block.
+            num_new: New tokens per sequence, the same for all.
+            window: How many tokens back a query sees, itself included; all when None.
+        """
+        _check_window(window)
+        place = torch.arange(tables.shape[1] * block_size, device=tables.device)  # (S,)
+        last = (
+            lengths[:, None] - num_new + torch.arange(num_new, device=lengths.device)
+        )  # (n, L) query positions
+        mask = place <= last[:, :, None]
+        if window is not None:
+            mask &= place > last[:, :, None] - window
+        longest = int(lengths.max()) if len(lengths) else 0
+        return cls(len(slots), longest, window, slots=slots, tables=tables.flatten(), mask=mask.unsqueeze(1))
+
+
+def _check_window(window: int | None) -> None:
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1 token, got {window}")
+
+
+def _buckets(order: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Cut sequences in order of falling length into groups that may be padded to their first."""
+    groups, start = [], 0
+    while start < len(order):
+        longest = lengths[order[start]]
+        shortest = min(longest * (1 - PADDING_SHARE), longest - PADDING_TOKENS)
+        stop = start + int(np.searchsorted(-lengths[order[start:]], -shortest, side="right"))
+        groups.append(order[start:stop])
+        start = stop
+    return groups
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """Keys and values of one layer: (blocks, block_size, Hkv, D) each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, cache: LayerCache | None = None
+) -> Tensor:
+    """`softmax(q k^T / sqrt(D)) v`, causal within each sequence (Vaswani et al., 2017, equation 1).
+
+    Args:
+        q: (T, H, D).
+        k: (T, Hkv, D); query head h reads key head `h // (H // Hkv)`.
+        v: (T, Hkv, D).
+        spec: Which tokens belong together.
+        cache: Where keys and values of this layer are kept, if the spec has slots.
+
+    Returns:
+        (T, H, D)
+    """
+    if cache is not None and spec.slots is not None:
+        cache.keys.flatten(0, 1).index_copy_(0, spec.slots, k)
+        cache.values.flatten(0, 1).index_copy_(0, spec.slots, v)
+        if spec.tables is not None:
+            return _paged(q, spec, cache)
+    return _packed(q, k, v, spec)
+
+
+def _packed(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
+    if not spec.num_tokens:
+        return torch.zeros_like(q)
+    if spec.spread is None or spec.collect is None:
+        ((count, length),) = spec.buckets
+        return _dense(q, k, v, count, length, spec.window)
+    sizes = [count * length for count, length in spec.buckets]
+    qs, ks, vs = (_Spread.apply(x, spec.spread, spec.collect).split(sizes) for x in (q, k, v))
+    parts = zip(qs, ks, vs, spec.buckets, strict=True)
+    out = torch.cat([_dense(q, k, v, count, length, spec.window) for q, k, v, (count, length) in parts])
+    collected: Tensor = _Collect.apply(out, spec.collect)
+    return collected
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, count: int, length: int, window: int | None) -> Tensor:
+    """Attention of `count` sequences of one length. Right padding is exact: no earlier query sees it."""
+    q, k, v = (x.view(count, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))  # (n, H, L, D)
+    mask = None
+    if window is not None and window < length:
+        place = torch.arange(length, device=q.device)
+        behind = place[:, None] - place
+        mask = (behind >= 0) & (behind < window)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+def _paged(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
+    assert spec.tables is not None
+    assert spec.mask is not None
+    n, _, new, _ = spec.mask.shape
+    heads, head_dim = cache.keys.shape[-2:]
+    keys, values = (
+        pool.index_select(0, spec.tables).view(n, -1, heads, head_dim).transpose(1, 2)  # (n, Hkv, S, D)
+        for pool in (cache.keys, cache.values)
+    )
+    # The heads of a group read the same keys: they become more queries of one head.
+    group = q.shape[1] // heads
+    q = q.view(n, new, heads, group, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (n, Hkv, group * L, D)
+    mask = spec.mask if new == 1 or group == 1 else spec.mask.repeat(1, 1, group, 1)
+    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    out = out.view(n, heads, group, new, head_dim).permute(0, 3, 1, 2, 4)
+    return out.reshape(n * new, heads * group, head_dim)
+
+
+class _Spread(torch.autograd.Function):
+    """Tokens to padded places. Each token has one real place, so the gradient is a gather too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, spread: Tensor, collect: Tensor) -> Tensor:
+        ctx.save_for_backward(collect)
+        return x.index_select(0, spread)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.index_select(0, *ctx.saved_tensors), None, None
+
+
+class _Collect(torch.autograd.Function):
+    """Padded places back to tokens; the gradient of a padded place is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, collect: Tensor) -> Tensor:
+        ctx.save_for_backward(collect)
+        ctx.num_places = len(x)
+        return x.index_select(0, collect)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (collect,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.num_places, *grad.shape[1:]).index_copy_(0, collect, grad), None

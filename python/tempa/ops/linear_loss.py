@@ -1,0 +1,175 @@
+"""Losses and log-probabilities straight from hidden states: (T, V) logits never exist all at once.
+
+Both functions work on chunks of tokens, in float32 from the logits on. `linear_cross_entropy` finds the
+gradient in the same pass, so no logits are kept; `linear_logp` computes them again in its backward, because
+what multiplies its gradient is not known before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Logits per chunk. Below this, one plain pass is faster; above, the chunk still fills the machine.
+CHUNK_LOGITS = 1 << 23
+
+
+def softcap(logits: Tensor, cap: float | None) -> Tensor:
+    """`cap * tanh(logits / cap)`: bounds logits to (-cap, cap); None leaves them as they are."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, *, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of `-log softmax(hidden @ weight.T)[target]`, and the sum of the weights.
+
+    Tokens of weight 0 cost nothing and may have any target; without others the loss and its gradient are 0.
+
+    Args:
+        hidden: (T, D).
+        weight: (V, D), the output embedding.
+        targets: (T,) int64.
+        weights: (T,) float32.
+        softcap: Bound on the logits, if any.
+
+    Returns:
+        Two float32 scalars: the loss sum, differentiable in `hidden` and `weight`, and the weight sum.
+    """
+    total = weights.sum()
+    chosen = weights.nonzero().squeeze(1)
+    if len(chosen) < len(weights):
+        hidden, targets, weights = hidden[chosen], targets[chosen], weights[chosen]
+    if len(targets) * len(weight) <= CHUNK_LOGITS:
+        losses = -_logps(F.linear(hidden, weight), targets, 1.0, softcap)
+        return torch.dot(losses, weights.to(losses.dtype)), total
+    hidden, weight = _cast(hidden, weight)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, weights, softcap)
+    return loss, total
+
+
+def linear_logp(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float = 1.0, softcap: float | None = None
+) -> Tensor:
+    """`log softmax(hidden @ weight.T / temperature)[target]` for each token.
+
+    Args:
+        hidden: (T, D).
+        weight: (V, D), the output embedding.
+        targets: (T,) int64.
+        temperature: Divides the logits after the cap, as the sampler does.
+        softcap: Bound on the logits, if any.
+
+    Returns:
+        (T,) float32, differentiable in `hidden` and `weight`.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive to score, got {temperature}")
+    if len(targets) * len(weight) <= CHUNK_LOGITS:
+        return _logps(F.linear(hidden, weight), targets, temperature, softcap)
+    hidden, weight = _cast(hidden, weight)
+    logps: Tensor = _LinearLogp.apply(hidden, weight, targets, temperature, softcap)
+    return logps
+
+
+def _cast(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Under autocast, cast the large matrix once instead of once per chunk."""
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        return hidden.to(dtype), weight.to(dtype)
+    return hidden, weight
+
+
+def _logps(logits: Tensor, targets: Tensor, temperature: float, cap: float | None) -> Tensor:
+    logits = softcap(_wide(logits), cap)
+    if temperature != 1.0:
+        logits = logits / temperature
+    return -F.cross_entropy(logits, targets, reduction="none")
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _capped(logits: Tensor, cap: float | None) -> tuple[Tensor, Tensor | None]:
+    """Capped logits and the derivative of the cap, where there is one; `logits` is consumed."""
+    if cap is None:
+        return logits, None
+    bounded = logits.div_(cap).tanh_()
+    slope = 1 - bounded.square()
+    return bounded.mul_(cap), slope
+
+
+def _chunks(num_tokens: int, vocab_size: int) -> range:
+    return range(0, num_tokens, max(1, CHUNK_LOGITS // vocab_size))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, cap: float | None
+    ) -> Tensor:
+        hidden_grad = torch.empty_like(hidden)
+        weight_grad = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+        chunks = _chunks(len(targets), len(weight))
+        loss = weights.new_zeros(())
+        for start in chunks:
+            part = slice(start, start + chunks.step)
+            h, target, w = hidden[part], targets[part, None], weights[part]
+            logits, slope = _capped(_wide(h @ weight.T), cap)
+            norm = logits.logsumexp(1, keepdim=True)
+            loss += torch.dot((norm - logits.gather(1, target)).squeeze(1), w.to(logits.dtype))
+            grad = logits.sub_(norm).exp_()
+            grad.scatter_add_(1, target, grad.new_full((1, 1), -1.0).expand_as(target))
+            grad *= w[:, None]
+            if slope is not None:
+                grad *= slope
+            grad = grad.to(weight.dtype)
+            hidden_grad[part] = grad @ weight
+            weight_grad += grad.T @ h
+        ctx.save_for_backward(hidden_grad, weight_grad.to(weight.dtype))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        hidden_grad, weight_grad = ctx.saved_tensors
+        return hidden_grad * grad, weight_grad * grad, None, None, None
+
+
+class _LinearLogp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, cap: float | None
+    ) -> Tensor:
+        chunks = _chunks(len(targets), len(weight))
+        logps = [
+            _logps(hidden[i : i + chunks.step] @ weight.T, targets[i : i + chunks.step], temperature, cap)
+            for i in chunks
+        ]
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.temperature, ctx.cap = temperature, cap
+        return torch.cat(logps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        hidden, weight, targets = ctx.saved_tensors
+        hidden_grad = torch.empty_like(hidden)
+        weight_grad = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+        chunks = _chunks(len(targets), len(weight))
+        for start in chunks:
+            part = slice(start, start + chunks.step)
+            h, target, g = hidden[part], targets[part, None], grad[part, None]
+            logits, slope = _capped(_wide(h @ weight.T), ctx.cap)
+            logits_grad = (logits / ctx.temperature).softmax(1).neg_()
+            logits_grad.scatter_add_(1, target, logits_grad.new_ones((1, 1)).expand_as(target))
+            logits_grad *= g / ctx.temperature
+            if slope is not None:
+                logits_grad *= slope
+            logits_grad = logits_grad.to(weight.dtype)
+            hidden_grad[part] = logits_grad @ weight
+            weight_grad += logits_grad.T @ h
+        return hidden_grad, weight_grad.to(weight.dtype), None, None, None

@@ -1,0 +1,45 @@
+"""Slow and obviously correct versions of the operations, in any floating dtype; tests compare with these."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int | None = None) -> Tensor:
+    """All pairs of tokens, then a mask: same sequence, not later, not out of the window."""
+    place = torch.arange(len(q))
+    sequence = torch.searchsorted(cu_seqlens[1:].contiguous(), place, right=True)
+    seen = (sequence[:, None] == sequence) & (place[:, None] >= place)
+    if window is not None:
+        seen &= place[:, None] - place < window
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    scores = torch.einsum("ihd,jhd->hij", q, k) / q.shape[-1] ** 0.5
+    return torch.einsum("hij,jhd->ihd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """Root mean square over the last dimension."""
+    unit = x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+    return unit if weight is None else unit * weight
+
+
+def rope(x: Tensor, positions: Tensor, theta: float = 10000.0) -> Tensor:
+    """The rotation matrix of each pair, written out."""
+    out = torch.empty_like(x)
+    for i in range(0, x.shape[-1], 2):
+        angle = (positions.double() / theta ** (i / x.shape[-1]))[:, None].to(x.dtype)
+        out[..., i] = x[..., i] * angle.cos() - x[..., i + 1] * angle.sin()
+        out[..., i + 1] = x[..., i] * angle.sin() + x[..., i + 1] * angle.cos()
+    return out
+
+
+def logp(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, softcap: float | None = None
+) -> Tensor:
+    """Log-probability of each target from the full table of logits."""
+    logits = hidden @ weight.T
+    if softcap is not None:
+        logits = softcap * (logits / softcap).tanh()
+    return (logits / temperature).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
