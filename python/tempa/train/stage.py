@@ -20,10 +20,12 @@ class Loss:
 
     Attributes:
         total: Scalar sum over whatever the denominator counts; the loop backpropagates `total / denominator`.
+        num_tokens: Tokens that the model read, for the rate shown.
         metrics: Name to (sum, count). Both are added up over the micro-batches, then divided for the log.
     """
 
     total: Tensor
+    num_tokens: int = 0
     metrics: Mapping[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
 
 
@@ -40,19 +42,19 @@ class Stage(Protocol):
         """The pieces of update number `step`, and the count that their summed loss is divided by.
 
         A pure function of (seed, step) for stages that read data. A stage that samples from the model
-        does it here.
+        does it here. No pieces means that this step has nothing to learn from and updates nothing.
         """
         ...
 
-    def loss(self, model: nn.Module, micro: Any) -> Loss:
+    def loss(self, model: Any, micro: Any) -> Loss:
         """The summed loss of one piece. Runs under autocast when the run is in bf16."""
         ...
 
-    def evaluate(self, model: nn.Module, step: int) -> dict[str, float]:
+    def evaluate(self, model: Any, step: int) -> dict[str, float]:
         """Held-out measures; the loop has switched gradients off and the model to evaluation mode."""
         ...
 
-    def samples(self, model: nn.Module, step: int) -> list[dict[str, Any]]:  # noqa: ARG002
+    def samples(self, model: Any, step: int) -> list[dict[str, Any]]:  # noqa: ARG002
         """Rows for samples.jsonl, written after each evaluation."""
         return []
 
@@ -66,6 +68,8 @@ class Stage(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
+        if state:
+            raise ValueError(f"{self.name} has no state, the checkpoint has {sorted(state)}")
 
     def can_save(self, step: int) -> bool:  # noqa: ARG002
         """Whether `state` is all there is to know after `step` updates; False while a rollout is in use."""
