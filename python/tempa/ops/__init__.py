@@ -1,5 +1,6 @@
 """Fused operations: one signature each, several backends, references in `tempa.ops.reference`."""
 
+from tempa.ops import rms_norm_cuda as rms_norm_cuda  # registers torch.ops.tempa.rms_norm
 from tempa.ops.activations import relu2, swiglu
 from tempa.ops.attention import AttentionSpec, LayerCache, attention
 from tempa.ops.linear_loss import linear_cross_entropy, linear_logp, softcap

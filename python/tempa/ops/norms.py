@@ -22,6 +22,9 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
     """
     if weight is not None and weight.dtype != x.dtype:
         weight = weight.to(x.dtype)
+    if x.device.type == "cuda" and x.dtype != torch.float64:
+        fused: Tensor = torch.ops.tempa.rms_norm(x, weight, eps)  # rms_norm_cuda.py
+        return fused
     if x.device.type == "cpu" and torch.is_grad_enabled():
         out: Tensor = _RmsNorm.apply(x, weight, eps)
         return out
@@ -40,21 +43,27 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        wide = torch.promote_types(x.dtype, torch.float32)
-        x_wide, grad = x.to(wide), grad.to(wide)
-        norm = torch.linalg.vector_norm(x_wide, dim=-1, keepdim=True)
-        scale = torch.rsqrt(norm.square().div_(x.shape[-1]).add_(ctx.eps))  # 1 / rms, (..., 1)
-        unit = x_wide * scale
-        weight_grad = None
-        if weight is not None:
-            if ctx.needs_input_grad[1]:
-                weight_grad = (grad * unit).flatten(0, -2).sum(0).to(weight.dtype)
-            grad = grad * weight
-        along = torch.linalg.vecdot(grad, unit).unsqueeze(-1)  # what moves along x does not change the result
-        x_grad = torch.addcmul(grad, unit, along, value=-1 / x.shape[-1]).mul_(scale)
-        return x_grad.to(x.dtype), weight_grad, None
+        return *rms_norm_gradients(grad, x, weight, ctx.eps), None
+
+
+def rms_norm_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of `rms_norm` for x and, if there is one, for the weight."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    x_wide, grad = x.to(wide), grad.to(wide)
+    norm = torch.linalg.vector_norm(x_wide, dim=-1, keepdim=True)
+    scale = torch.rsqrt(norm.square().div_(x.shape[-1]).add_(eps))  # 1 / rms, (..., 1)
+    unit = x_wide * scale
+    weight_grad = None
+    if weight is not None:
+        weight_grad = (grad * unit).flatten(0, -2).sum(0).to(weight.dtype)
+        grad = grad * weight
+    along = torch.linalg.vecdot(grad, unit).unsqueeze(-1)  # what moves along x does not change the result
+    x_grad = torch.addcmul(grad, unit, along, value=-1 / x.shape[-1]).mul_(scale)
+    return x_grad.to(x.dtype), weight_grad
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """`(x - mean) / sqrt(variance + eps) * weight + bias`, eps under the root as checkpoints have it (ch2 T9)."""
+    """`(x - mean) / sqrt(variance + eps) * weight + bias`, eps under the root as in checkpoints (ch2 T9)."""
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tempa.ops import nvrtc
+from tempa.ops.norms import rms_norm_gradients
 
 SOURCE = "rms_norm.cu"
 ELEMENTS = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -187,15 +188,8 @@ def _forward_cpu(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 def _backward_cpu(dy: Tensor, x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    grad, values = dy.to(wide), x.to(wide)
-    scale = (values.square().mean(-1, keepdim=True) + eps).rsqrt()
-    unit = values * scale
-    dweight = x.new_empty(0) if weight is None else (grad * unit).flatten(0, -2).sum(0).to(weight.dtype)
-    if weight is not None:
-        grad = grad * weight
-    along = (grad * unit).mean(-1, keepdim=True)
-    return (scale * (grad - unit * along)).to(x.dtype).contiguous(), dweight
+    dx, dweight = rms_norm_gradients(dy, x, weight, eps)
+    return dx.contiguous(), x.new_empty(0) if dweight is None else dweight
 
 
 def _forward_fake(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:

@@ -1,0 +1,115 @@
+"""RMSNorm on the device against the float64 reference, with poisoned outputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tempa.ops import rms_norm_cuda
+from tempa.ops.reference import rms_norm
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+EPS = 1e-6
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# A result is rounded once: half a unit in the last place, doubled for float32 sums in another order.
+TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}
+# Below a pack, a pack, several rows a block, a warp, several warps, odd, and the widest of the presets.
+WIDTHS = [1, 7, 8, 64, 72, 128, 768, 1001, 1024, 4096, 8192]
+
+
+def _tensors(num_rows: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator("cuda").manual_seed(width)
+    return tuple(
+        torch.randn(*shape, generator=generator, device="cuda").to(dtype)
+        for shape in ((num_rows, width), (width,), (num_rows, width))
+    )
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("num_rows", [1, 33, 1000])
+def test_forward_and_backward_equal_the_reference(num_rows, width, dtype, weighted) -> None:
+    x, weight, dy = _tensors(num_rows, width, dtype)
+    gain = weight if weighted else None
+    y, dx = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
+    sums = x.new_full((rms_norm_cuda.num_blocks(x), width), torch.nan, dtype=torch.float32)
+    rms_norm_cuda.forward_into(y, x, gain, EPS)
+    rms_norm_cuda.backward_into(dx, sums if weighted else None, dy, x, gain, EPS)
+
+    wide_x, wide_weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    expected = rms_norm(wide_x, wide_weight if weighted else None, EPS)
+    expected.backward(dy.double())
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(y.double(), expected.detach(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(dx.double(), wide_x.grad, rtol=tolerance, atol=8 * tolerance)
+    if weighted:
+        # Float32 sums of 1000 products.
+        torch.testing.assert_close(sums.sum(0).double(), wide_weight.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_that_start_off_a_pack_are_read_element_by_element(dtype) -> None:
+    x, weight, _ = _tensors(5, 64, dtype)
+    storage = torch.empty(x.numel() + 1, dtype=dtype, device="cuda")
+    shifted = storage[1:].view_as(x).copy_(x)
+    torch.testing.assert_close(
+        torch.ops.tempa.rms_norm(shifted, weight, EPS), torch.ops.tempa.rms_norm(x, weight, EPS)
+    )
+
+
+def test_results_repeat_bit_for_bit() -> None:
+    x, weight, dy = _tensors(5000, 1024, torch.bfloat16)
+    runs = [torch.ops.tempa.rms_norm_backward(dy, x, weight, EPS) for _ in range(3)]
+    for dx, dweight in runs[1:]:
+        assert torch.equal(dx, runs[0][0])
+        assert torch.equal(dweight, runs[0][1])
+
+
+def test_no_rows_give_a_zero_weight_gradient() -> None:
+    x, weight, dy = _tensors(0, 64, torch.float32)
+    dx, dweight = torch.ops.tempa.rms_norm_backward(dy, x, weight, EPS)
+    assert dx.shape == (0, 64)
+    assert torch.equal(dweight, torch.zeros_like(weight))
+
+
+def test_tensors_that_are_not_contiguous_or_differ_are_rejected() -> None:
+    x, weight, _ = _tensors(4, 8, torch.float32)
+    with pytest.raises(ValueError, match="not contiguous"):
+        rms_norm_cuda.forward_into(torch.empty_like(x), x.T.contiguous().T, weight, EPS)
+    with pytest.raises(ValueError, match=r"float32 .* but got torch.float16"):
+        rms_norm_cuda.forward_into(torch.empty_like(x), x, weight.half(), EPS)
+
+
+def test_the_operator_passes_opcheck_and_takes_any_layout() -> None:
+    x, weight, _ = _tensors(6, 16, torch.float32)
+    for tensor in (x, x.T.contiguous().T, x[::2]):
+        arguments = (tensor.detach().requires_grad_(), weight.detach().requires_grad_(), EPS)
+        torch.library.opcheck(torch.ops.tempa.rms_norm.default, arguments)
+
+
+def test_a_compiled_model_gives_the_same_values_and_gradients() -> None:
+    x, weight, dy = _tensors(32, 256, torch.bfloat16)
+    arguments = x.requires_grad_(), weight.requires_grad_()
+
+    def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.ops.tempa.rms_norm(x * 2, weight, EPS)
+
+    eager, compiled = norm(*arguments), torch.compile(norm, fullgraph=True)(*arguments)
+    torch.testing.assert_close(compiled, eager)
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled, arguments, dy), torch.autograd.grad(eager, arguments, dy)
+    )
+
+
+def test_another_stream_is_respected() -> None:
+    x, weight, _ = _tensors(4096, 4096, torch.bfloat16)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        late = x.clone().mul_(3)
+        y = torch.ops.tempa.rms_norm(late, weight, EPS)
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.testing.assert_close(y, torch.ops.tempa.rms_norm(x * 3, weight, EPS))
