@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tempa.model import Transformer as Transformer
     from tempa.model import load_model as load_model
     from tempa.model import save_model as save_model
+    from tempa.tokenizer import StreamDecoder as StreamDecoder
+    from tempa.tokenizer import Tokenizer as Tokenizer
 
 # Public name -> the module that defines it.
 _EXPORTS = {
@@ -35,6 +37,8 @@ _EXPORTS = {
     "Transformer": "tempa.model",
     "load_model": "tempa.model",
     "save_model": "tempa.model",
+    "StreamDecoder": "tempa.tokenizer",
+    "Tokenizer": "tempa.tokenizer",
 }
 
 __all__ = ["Error", "__version__", *_EXPORTS]

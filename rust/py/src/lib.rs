@@ -3,6 +3,8 @@
 use pyo3::prelude::*;
 
 mod border;
+mod bpe;
+mod chat;
 mod error;
 mod grade;
 mod pack;
@@ -15,6 +17,10 @@ mod shard;
 mod _core {
     use super::*;
 
+    #[pymodule_export]
+    use bpe::{PieceCounts, StreamDecoder, Tokenizer};
+    #[pymodule_export]
+    use chat::render_chats;
     #[pymodule_export]
     use error::TempaError;
     #[pymodule_export]

@@ -1,1 +1,30 @@
 //! Byte-level BPE: pretokenization, training, encoding, decoding, vocabulary formats.
+//!
+//! A [`Tokenizer`] is immutable and shared freely between threads. Text is cut into pieces by a [`Pattern`],
+//! and each piece is merged by rank on its own. Ids equal those of `tokenizers` and `tiktoken` with the same
+//! vocabulary, and do not depend on the number of threads or on what was encoded before.
+
+mod cache;
+mod decode;
+mod encode;
+mod gpt2;
+mod hash;
+mod json;
+mod merges;
+mod parallel;
+mod pretokenize;
+#[cfg(test)]
+mod reference;
+mod special;
+mod tokenizer;
+mod train;
+mod unicode;
+mod vocab;
+
+pub use decode::StreamDecoder;
+pub use encode::Encoder;
+pub use merges::Merge;
+pub use pretokenize::{Pattern, Pieces};
+pub use special::Allowed;
+pub use tokenizer::{Parts, Tokenizer};
+pub use train::{PieceCounts, TrainOptions, train};

@@ -1,0 +1,276 @@
+//! The tokenizer itself: what it is made of, checked once, and what can be asked of it.
+
+use std::sync::{Mutex, OnceLock};
+
+use sha2::{Digest, Sha256};
+
+use super::encode::Buffers;
+use super::merges::{Merge, Merges, Work};
+use super::pretokenize::Pattern;
+use super::vocab::Vocab;
+use crate::{Error, Result};
+
+/// What defines a tokenizer; [`Tokenizer::new`] checks that it is consistent.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// How text is cut into pieces.
+    pub pattern: Pattern,
+    /// The bytes of each token; the position is the id. A special token's bytes are its name.
+    pub tokens: Vec<Vec<u8>>,
+    /// The merge rules by rank.
+    pub merges: Vec<Merge>,
+    /// Ids of the special tokens.
+    pub specials: Vec<u32>,
+    /// Whether a piece that is a token becomes that token without asking the merges.
+    pub ignore_merges: bool,
+}
+
+/// A byte-level BPE or character tokenizer. Immutable: every method takes `&self` and any thread may call it.
+#[derive(Debug)]
+pub struct Tokenizer {
+    pub(super) pattern: Pattern,
+    pub(super) vocab: Vocab,
+    pub(super) merges: Merges,
+    pub(super) ignore_merges: bool,
+    /// The token of each single byte, or `NO_TOKEN`.
+    pub(super) byte_tokens: [u32; 256],
+    /// Whether a piece with the bytes of this token is encoded as this token alone.
+    pub(super) is_whole: Vec<bool>,
+    /// Ascending.
+    specials: Vec<u32>,
+    /// Buffers of finished calls, for the next ones; at most one for each thread that ever encoded at once.
+    pub(super) idle: Mutex<Vec<Buffers>>,
+    fingerprint: OnceLock<String>,
+}
+
+/// Not an id.
+pub(super) const NO_TOKEN: u32 = u32::MAX;
+
+impl Tokenizer {
+    /// Builds the tables.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if ids are out of range, tokens repeat, a merge does not join its tokens' bytes,
+    /// or the tokens do not fit the pattern: all 256 bytes for BPE, single characters for characters.
+    pub fn new(parts: Parts) -> Result<Self> {
+        let Parts { pattern, tokens, merges, mut specials, ignore_merges } = parts;
+        let vocab = Vocab::new(tokens.iter().map(Vec::as_slice))?;
+        specials.sort_unstable();
+        specials.dedup();
+        for &id in &specials {
+            if vocab.get(id).is_none_or(|name| std::str::from_utf8(name).is_err()) {
+                return Err(Error::value(format!("special token {id} has no name")));
+            }
+        }
+        let is_special = |id: u32| specials.binary_search(&id).is_ok();
+        let mut byte_tokens = [NO_TOKEN; 256];
+        for (id, token) in vocab.iter().enumerate() {
+            if let ([byte], false) = (token, is_special(id as u32)) {
+                byte_tokens[*byte as usize] = id as u32;
+            }
+        }
+        check_merges(&merges, &vocab, is_special)?;
+        match pattern {
+            Pattern::Characters => check_characters(&vocab, &merges, is_special)?,
+            Pattern::Gpt2 | Pattern::Cl100k => {
+                if let Some(byte) = byte_tokens.iter().position(|&id| id == NO_TOKEN) {
+                    return Err(Error::value(format!("byte 0x{byte:02x} has no token; all 256 are needed")));
+                }
+            }
+        }
+        let mut tokenizer = Self {
+            pattern,
+            vocab,
+            merges: Merges::new(merges)?,
+            ignore_merges,
+            byte_tokens,
+            is_whole: Vec::new(),
+            specials,
+            idle: Mutex::default(),
+            fingerprint: OnceLock::new(),
+        };
+        tokenizer.is_whole = tokenizer.find_whole();
+        Ok(tokenizer)
+    }
+
+    /// A tokenizer whose ordinary tokens are the distinct characters of `text` in code point order,
+    /// followed by the specials.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if `text` is empty, or a special is empty, repeated, or one of the characters.
+    pub fn from_characters(text: &str, specials: &[String]) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::value("a character vocabulary needs text, got an empty string"));
+        }
+        let characters: std::collections::BTreeSet<char> = text.chars().collect();
+        let tokens = characters.into_iter().map(|c| c.to_string().into_bytes()).collect();
+        let parts = Parts {
+            pattern: Pattern::Characters,
+            tokens,
+            merges: vec![],
+            specials: vec![],
+            ignore_merges: true,
+        };
+        Self::new(parts.with_specials(specials)?)
+    }
+
+    /// The same tokenizer with more special tokens, which get the ids after the last.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if a name is empty, repeated, or already a token.
+    pub fn with_specials(&self, names: &[String]) -> Result<Self> {
+        Self::new(self.parts().with_specials(names)?)
+    }
+
+    /// What this tokenizer was built from.
+    pub fn parts(&self) -> Parts {
+        Parts {
+            pattern: self.pattern,
+            tokens: self.vocab.iter().map(<[u8]>::to_vec).collect(),
+            merges: self.merges.list().to_vec(),
+            specials: self.specials.clone(),
+            ignore_merges: self.ignore_merges,
+        }
+    }
+
+    /// Number of ids, special ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab.len()
+    }
+
+    /// How text is cut into pieces.
+    pub fn pattern(&self) -> Pattern {
+        self.pattern
+    }
+
+    /// Number of merge rules.
+    pub fn num_merges(&self) -> usize {
+        self.merges.list().len()
+    }
+
+    /// Special tokens as (name, id), by id.
+    pub fn specials(&self) -> impl ExactSizeIterator<Item = (&str, u32)> {
+        let name = |id| std::str::from_utf8(self.vocab.get(id).unwrap_or_default()).unwrap_or_default();
+        self.specials.iter().map(move |&id| (name(id), id))
+    }
+
+    /// Whether the id is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.specials.binary_search(&id).is_ok()
+    }
+
+    /// The id of a special token.
+    ///
+    /// # Errors
+    /// [`Error::Value`] that lists the special tokens there are.
+    pub fn special_id(&self, name: &str) -> Result<u32> {
+        self.vocab.id(name.as_bytes()).filter(|&id| self.is_special(id)).ok_or_else(|| {
+            let known: Vec<_> = self.specials().map(|(name, _)| name).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Error::value(format!("no special token {name:?} in this tokenizer; it has {known}"))
+        })
+    }
+
+    /// The bytes of a token.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if there is no such id.
+    pub fn token_bytes(&self, id: u32) -> Result<&[u8]> {
+        self.vocab.get(id).ok_or_else(|| {
+            Error::value(format!(
+                "no token {id}: the vocabulary has ids 0 to {}",
+                self.vocab.len().saturating_sub(1)
+            ))
+        })
+    }
+
+    /// The token with exactly these bytes.
+    pub fn token_id(&self, token: &[u8]) -> Option<u32> {
+        self.vocab.id(token)
+    }
+
+    /// SHA-256 of everything that decides ids, in hexadecimal: equal for equal tokenizers, however they were
+    /// made or stored.
+    pub fn fingerprint(&self) -> &str {
+        self.fingerprint.get_or_init(|| {
+            let mut hash = Sha256::new();
+            hash.update(format!("tempa tokenizer 1\n{}\n{}\n", self.pattern.name(), self.ignore_merges));
+            hash.update((self.vocab.len() as u64).to_le_bytes());
+            for token in self.vocab.iter() {
+                hash.update((token.len() as u64).to_le_bytes());
+                hash.update(token);
+            }
+            hash.update((self.merges.list().len() as u64).to_le_bytes());
+            for merge in self.merges.list() {
+                hash.update([merge.left, merge.right, merge.new].map(u32::to_le_bytes).concat());
+            }
+            hash.update((self.specials.len() as u64).to_le_bytes());
+            for id in &self.specials {
+                hash.update(id.to_le_bytes());
+            }
+            let digits = hash.finalize().into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
+            digits.map(|digit| char::from(b"0123456789abcdef"[digit as usize])).collect()
+        })
+    }
+
+    /// Which tokens a piece with their bytes becomes. That follows from running the merges: some vocabularies
+    /// have tokens that the merges never make.
+    fn find_whole(&self) -> Vec<bool> {
+        let (mut ids, mut work) = (Vec::new(), Work::default());
+        let is_whole = |(id, token): (usize, &[u8])| {
+            if self.is_special(id as u32) {
+                return false;
+            }
+            if self.ignore_merges {
+                return true;
+            }
+            ids.clear();
+            ids.extend(token.iter().map(|&byte| self.byte_tokens[byte as usize]));
+            self.merges.apply(&mut ids, 0, &mut work);
+            ids == [id as u32]
+        };
+        self.vocab.iter().enumerate().map(is_whole).collect()
+    }
+}
+
+impl Parts {
+    /// Adds special tokens at the end.
+    pub(super) fn with_specials(mut self, names: &[String]) -> Result<Self> {
+        super::special::check_names(names)?;
+        for name in names {
+            self.specials.push(self.tokens.len() as u32);
+            self.tokens.push(name.clone().into_bytes());
+        }
+        Ok(self)
+    }
+}
+
+fn check_merges(merges: &[Merge], vocab: &Vocab, is_special: impl Fn(u32) -> bool) -> Result<()> {
+    let bytes = |id| vocab.get(id).filter(|_| !is_special(id));
+    for (rank, merge) in merges.iter().enumerate() {
+        let joined = bytes(merge.left).zip(bytes(merge.right)).zip(bytes(merge.new));
+        if joined.is_none_or(|((left, right), new)| new.strip_prefix(left) != Some(right)) {
+            let Merge { left, right, new } = merge;
+            return Err(Error::value(format!(
+                "merge {rank}: token {new} is not token {left} followed by token {right}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_characters(vocab: &Vocab, merges: &[Merge], is_special: impl Fn(u32) -> bool) -> Result<()> {
+    if !merges.is_empty() {
+        return Err(Error::value(format!("a character tokenizer has no merges, got {}", merges.len())));
+    }
+    for (id, token) in vocab.iter().enumerate() {
+        let is_character = std::str::from_utf8(token).is_ok_and(|text| text.chars().count() == 1);
+        if !is_character && !is_special(id as u32) {
+            let text = String::from_utf8_lossy(token);
+            return Err(Error::value(format!(
+                "token {id} of a character tokenizer is not one character: {text:?}"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The four kinds of character that pretokenizers tell apart.
+
+use std::sync::LazyLock;
+
+use regex_syntax::hir::{Class as HirClass, HirKind};
+
+/// What a pretokenizer needs to know about a character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Class {
+    /// Everything else: punctuation, symbols, marks, controls, unassigned.
+    Other,
+    /// `\p{L}`
+    Letter,
+    /// `\p{N}`
+    Number,
+    /// `\s`, the White_Space property.
+    Space,
+}
+
+const PAGE: usize = 256;
+const NUM_PAGES: usize = 0x11_0000 / PAGE;
+
+/// Classes of all characters: a page number for each 256 code points, and the distinct pages.
+///
+/// The tables of `regex-syntax` fill it on first use, so classes mean what they mean to the regex engine
+/// behind tiktoken. The distinct pages take about 20 KB.
+pub(crate) struct Classes {
+    page_of: Box<[u8]>,
+    pages: Vec<[Class; PAGE]>,
+}
+
+static CLASSES: LazyLock<Classes> = LazyLock::new(Classes::build);
+
+impl Classes {
+    pub(crate) fn get() -> &'static Self {
+        &CLASSES
+    }
+
+    /// The class of a code point up to `char::MAX`.
+    #[inline]
+    pub(crate) fn of(&self, code: u32) -> Class {
+        let page = self.page_of[code as usize / PAGE];
+        self.pages[page as usize][code as usize % PAGE]
+    }
+
+    fn build() -> Self {
+        let mut all = vec![Class::Other; NUM_PAGES * PAGE];
+        for (pattern, class) in [(r"\p{L}", Class::Letter), (r"\p{N}", Class::Number), (r"\s", Class::Space)]
+        {
+            let Ok(HirKind::Class(HirClass::Unicode(ranges))) =
+                regex_syntax::parse(pattern).map(regex_syntax::hir::Hir::into_kind)
+            else {
+                unreachable!("{pattern} is a class when regex-syntax has its Unicode tables");
+            };
+            for range in ranges.iter() {
+                all[range.start() as usize..=range.end() as usize].fill(class);
+            }
+        }
+        let mut pages: Vec<[Class; PAGE]> = Vec::new();
+        let page_of = all
+            .as_chunks::<PAGE>()
+            .0
+            .iter()
+            .map(|page| {
+                let known = pages.iter().position(|other| other == page);
+                known.unwrap_or_else(|| {
+                    pages.push(*page);
+                    pages.len() - 1
+                }) as u8
+            })
+            .collect();
+        debug_assert!(pages.len() <= PAGE, "page numbers fit a byte");
+        Self { page_of, pages }
+    }
+}
+
+/// Classes of the ASCII characters, known at compile time.
+pub(crate) const ASCII: [Class; 128] = {
+    let mut table = [Class::Other; 128];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte as usize] = match byte {
+            b'a'..=b'z' | b'A'..=b'Z' => Class::Letter,
+            b'0'..=b'9' => Class::Number,
+            b' ' | 0x09..=0x0d => Class::Space,
+            _ => Class::Other,
+        };
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ascii_agrees_with_the_full_table() {
+        assert!((0..128).all(|code| ASCII[code as usize] == Classes::get().of(code)));
+    }
+
+    #[test]
+    fn distinct_pages_fit_a_byte() {
+        assert!(Classes::get().pages.len() <= 256, "{}", Classes::get().pages.len());
+    }
+
+    #[test]
+    fn rare_characters_have_their_class() {
+        let class = |c: char| Classes::get().of(c as u32);
+        assert!("éßжאकक中ªʰ".chars().all(|c| class(c) == Class::Letter));
+        assert!("²½Ⅷ٣〇".chars().all(|c| class(c) == Class::Number));
+        assert!("\u{85}\u{a0}\u{1680}\u{2028}\u{3000}".chars().all(|c| class(c) == Class::Space));
+        assert!("\u{301}\u{200b}\u{180e}\u{feff}🙂\u{10ffff}".chars().all(|c| class(c) == Class::Other));
+    }
+}

@@ -1,0 +1,106 @@
+//! Tokens as byte strings, and the way back from bytes to id.
+
+use super::hash;
+use crate::{Error, Result};
+
+/// The byte string of every id, in one buffer, with a hash index.
+#[derive(Debug, Clone)]
+pub(super) struct Vocab {
+    bytes: Vec<u8>,
+    /// Token `id` is `bytes[ends[id - 1]..ends[id]]`.
+    ends: Vec<u32>,
+    /// Open addressing with linear probing at most half full; `FREE` or an id.
+    slots: Vec<u32>,
+}
+
+const FREE: u32 = u32::MAX;
+
+impl Vocab {
+    /// Indexes the tokens; their position is their id.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if a token is empty, two are equal, or there are more than ids can count.
+    pub(super) fn new<'a>(tokens: impl ExactSizeIterator<Item = &'a [u8]>) -> Result<Self> {
+        let len = tokens.len();
+        let mut vocab = Self {
+            bytes: Vec::new(),
+            ends: Vec::with_capacity(len),
+            slots: vec![FREE; (2 * len).next_power_of_two()],
+        };
+        for (id, token) in tokens.enumerate() {
+            if token.is_empty() {
+                return Err(Error::value(format!("token {id} is empty")));
+            }
+            let slot = vocab.slot(token);
+            if vocab.slots[slot] != FREE {
+                let (first, text) = (vocab.slots[slot], String::from_utf8_lossy(token));
+                return Err(Error::value(format!("tokens {first} and {id} are both {text:?}")));
+            }
+            vocab.slots[slot] = id as u32;
+            vocab.bytes.extend_from_slice(token);
+            let end = u32::try_from(vocab.bytes.len());
+            vocab.ends.push(end.map_err(|_| Error::value("the vocabulary is larger than 4 GiB"))?);
+        }
+        Ok(vocab)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The bytes of a token, if there is such an id.
+    #[inline]
+    pub(super) fn get(&self, id: u32) -> Option<&[u8]> {
+        let id = id as usize;
+        let end = *self.ends.get(id)? as usize;
+        let start = if id == 0 { 0 } else { self.ends[id - 1] as usize };
+        Some(&self.bytes[start..end])
+    }
+
+    /// The id of a byte string, if it is a token.
+    #[inline]
+    pub(super) fn id(&self, token: &[u8]) -> Option<u32> {
+        Some(self.slots[self.slot(token)]).filter(|&id| id != FREE)
+    }
+
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        (0..self.len()).map(|id| self.get(id as u32).unwrap_or_default())
+    }
+
+    /// The slot that holds `token`, or the free one where it belongs.
+    #[inline]
+    fn slot(&self, token: &[u8]) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut at = hash::bytes(token) as usize & mask;
+        loop {
+            let id = self.slots[at];
+            if id == FREE || self.get(id) == Some(token) {
+                return at;
+            }
+            at = (at + 1) & mask;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_bytes_are_inverse() {
+        let tokens: Vec<Vec<u8>> = (0..5000u32).map(|i| i.to_string().into_bytes()).collect();
+        let vocab = Vocab::new(tokens.iter().map(Vec::as_slice)).unwrap();
+        for (id, token) in tokens.iter().enumerate() {
+            assert_eq!(vocab.get(id as u32), Some(token.as_slice()));
+            assert_eq!(vocab.id(token), Some(id as u32));
+        }
+        assert_eq!((vocab.get(5000), vocab.id(b"x")), (None, None));
+    }
+
+    #[test]
+    fn empty_and_repeated_tokens_are_refused() {
+        for tokens in [vec![&b"a"[..], b""], vec![b"a", b"b", b"a"]] {
+            assert!(Vocab::new(tokens.into_iter()).is_err());
+        }
+    }
+}

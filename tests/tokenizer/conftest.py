@@ -1,0 +1,37 @@
+"""GPT-2's tokenizer by us and by the package it is compared with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from tempa.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def gpt2_files(shared_data: Path) -> tuple[Path, Path]:
+    files = shared_data / "gpt2-vocab.bpe", shared_data / "gpt2-encoder.json"
+    for file in files:
+        if not file.exists():
+            pytest.skip(f"no GPT-2 vocabulary beside the checkout: {file} does not exist")
+    return files
+
+
+@pytest.fixture(scope="session")
+def gpt2(gpt2_files: tuple[Path, Path]) -> Tokenizer:
+    return Tokenizer.from_gpt2(*gpt2_files)
+
+
+@pytest.fixture(scope="session")
+def hf_gpt2(gpt2_files: tuple[Path, Path]) -> tokenizers.Tokenizer:
+    """Built from the published files by `tokenizers` itself, not from what we save."""
+    lines = gpt2_files[0].read_text(encoding="utf-8").splitlines()[1:]
+    vocab = json.loads(gpt2_files[1].read_text(encoding="utf-8"))
+    model = tokenizers.models.BPE(vocab, [(left, right) for left, right in map(str.split, lines)])
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    return tokenizer
