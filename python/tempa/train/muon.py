@@ -46,7 +46,7 @@ def orthogonalizing_quintics(lowest: float, steps: int) -> tuple[tuple[float, fl
     return tuple(chain)
 
 
-def orthogonalize(matrices: Tensor, *, lowest: float = 0.01, steps: int = 4) -> Tensor:
+def orthogonalize(matrices: Tensor, *, lowest: float = 1e-3, steps: int = 5) -> Tensor:
     """Move the singular values of each matrix to nearly 1, whatever the matrix's scale.
 
     Args:
@@ -60,11 +60,11 @@ def orthogonalize(matrices: Tensor, *, lowest: float = 0.01, steps: int = 4) -> 
     chain = orthogonalizing_quintics(lowest, steps)
     # The largest singular value is at most |X X'|_F^(1/2), which is a tighter bound than |X|_F. Matrices are
     # scaled to |X|_F = 1 first, so that no product underflows.
-    norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True, dtype=torch.float32)
+    wide = torch.promote_types(matrices.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True, dtype=wide)
     X: Tensor = matrices / norms.clamp(min=torch.finfo(torch.float32).tiny).to(matrices.dtype)
     A = torch.bmm(X, X.mT)
-    bounds = torch.linalg.vector_norm(A, dim=(1, 2), keepdim=True, dtype=torch.float32)
-    bounds = bounds.clamp(min=1e-30)
+    bounds = torch.linalg.vector_norm(A, dim=(1, 2), keepdim=True, dtype=wide).clamp(min=1e-30)
     X, A = X / bounds.sqrt().to(X.dtype), A / bounds.to(A.dtype)
     for index, (a, b, c) in enumerate(chain):
         if index:
