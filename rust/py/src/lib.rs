@@ -7,8 +7,10 @@ mod bpe;
 mod chat;
 mod error;
 mod grade;
+mod kv;
 mod pack;
 mod rng;
+mod sample;
 mod scan;
 mod shard;
 
@@ -26,9 +28,13 @@ mod _core {
     #[pymodule_export]
     use grade::{answers_equal, evaluate_arithmetic, extract_answer, grade_texts};
     #[pymodule_export]
+    use kv::BlockPool;
+    #[pymodule_export]
     use pack::{Loader, pack_rows, permutation};
     #[pymodule_export]
     use rng::{random_bits, random_uniform};
+    #[pymodule_export]
+    use sample::sample;
     #[pymodule_export]
     use scan::{gae, reward_to_go};
     #[pymodule_export]
