@@ -1,0 +1,104 @@
+"""`tempa kernels`: compile the CUDA kernels ahead of time, list or clear what is kept.
+
+A kernel is compiled when it is first needed, in about half a second, and kept for later processes. `prewarm`
+does so beforehand, also on a machine without a GPU, for the sizes of a preset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tempa import config
+
+ACTIONS = {
+    "prewarm": "compile every kernel for a preset's sizes and keep the result",
+    "list": "show what is kept: architecture, macros, registers, size",
+    "clear": "delete what is kept",
+}
+
+
+@dataclass(frozen=True)
+class PrewarmConfig:
+    """What to compile for.
+
+    Attributes:
+        arch: Architectures, such as sm_80, sm_90a or sm_100a; this machine's GPU when none is named.
+        presets: Presets of the model whose sizes are compiled.
+        dtypes: Element types.
+    """
+
+    arch: tuple[str, ...] = ()
+    presets: tuple[str, ...] = ("85m",)
+    dtypes: tuple[str, ...] = ("bfloat16", "float32")
+
+
+def main(name: str, argv: list[str]) -> int:
+    """Run one action."""
+    if not argv or argv[0] in ("-h", "--help"):
+        rows = "\n".join(f"  {action:<8} {text}" for action, text in ACTIONS.items())
+        print(f"usage: tempa {name} ACTION\n\n{__doc__}\nactions:\n{rows}")
+        return 0
+    if argv[0] not in ACTIONS:
+        raise ValueError(f"unknown action {argv[0]!r}; choose from {', '.join(ACTIONS)}")
+    if argv[0] == "prewarm":
+        _prewarm(
+            config.parse(
+                PrewarmConfig, argv[1:], prog=f"tempa {name} prewarm", description=ACTIONS["prewarm"]
+            )
+        )
+        return 0
+    if argv[1:]:
+        raise ValueError(f"{argv[0]} takes no more words, got {argv[1]!r}")
+    _list() if argv[0] == "list" else _clear()
+    return 0
+
+
+def _prewarm(options: PrewarmConfig) -> None:
+    import torch
+
+    from tempa.model import ModelConfig
+    from tempa.ops import nvrtc, rms_norm_cuda
+
+    arches = options.arch or (nvrtc.device_arch(torch.device("cuda")),)
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in rms_norm_cuda.ELEMENTS}
+    unknown = [dtype for dtype in options.dtypes if dtype not in known]
+    if unknown:
+        raise ValueError(f"unknown dtype {unknown[0]!r}; choose from {', '.join(known)}")
+    configs = [ModelConfig.preset(preset, vocab_size=1) for preset in options.presets]
+    # The residual stream is normalised with a gain, queries and keys without.
+    sizes = {(width, gain) for c in configs for width, gain in ((c.width, True), (c.head_dim, False))}
+    for arch in arches:
+        for dtype in (known[name] for name in options.dtypes):
+            for width, gain in sorted(sizes):
+                defines = rms_norm_cuda.Shape.of(width, dtype).defines(dtype, weighted=gain)
+                nvrtc.compile_source(rms_norm_cuda.SOURCE, arch=arch, defines=defines)
+                print(f"{rms_norm_cuda.SOURCE} {arch} {dtype} width {width}{'' if gain else ' without gain'}")
+
+
+def _list() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tempa.bench.results import quantity
+    from tempa.ops import nvrtc
+
+    table = Table("source", "arch", "macros", "entry: registers, spilled", "size", box=None, pad_edge=False)
+    count = 0
+    for _, binary in nvrtc.cached():
+        macros = " ".join(f"{name}={value}" for name, value in binary.defines.items())
+        needs = "\n".join(
+            f"{entry}: {needs.registers}, {needs.spilled_bytes} B"
+            for entry, needs in binary.resources().items()
+        )
+        table.add_row(binary.source, binary.arch, macros, needs, quantity(len(binary.cubin), "B"))
+        count += 1
+    console = Console()
+    console.print(f"{count} compiled kernels in {nvrtc.cache_folder()}", highlight=False)
+    if count:
+        console.print(table)
+
+
+def _clear() -> None:
+    from tempa.ops import nvrtc
+
+    print(f"deleted {nvrtc.clear_cache()} compiled kernels in {nvrtc.cache_folder()}")

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from tempa import cli
+
+
+@pytest.mark.usefixtures("kernel_cache")
+def test_prewarm_fills_the_cache_list_shows_it_and_clear_empties_it(capsys) -> None:
+    assert cli.run(["kernels", "prewarm", "--arch", "sm_90a", "--presets", "1m", "--dtypes", "bfloat16"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "rms_norm.cu sm_90a torch.bfloat16 width 32 without gain",
+        "rms_norm.cu sm_90a torch.bfloat16 width 128",
+    ]
+    assert cli.run(["kernels", "list"]) == 0
+    text = capsys.readouterr().out
+    assert "2 compiled kernels" in text
+    assert "sm_90a" in text
+    assert cli.run(["kernels", "clear"]) == 0
+    assert "deleted 2" in capsys.readouterr().out
+    assert cli.run(["kernels", "list"]) == 0
+    assert "0 compiled kernels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["warm"], "unknown action 'warm'; choose from prewarm, list, clear"),
+        (["clear", "all"], "clear takes no more words, got 'all'"),
+        (["prewarm", "--arch", "sm_80", "--dtypes", "int8"], "unknown dtype 'int8'"),
+        (["prewarm", "--arch", "sm_80", "--presets", "9m"], "unknown preset '9m'"),
+    ],
+)
+def test_a_wrong_word_is_named(words, message, capsys) -> None:
+    assert cli.run(["kernels", *words]) == 1
+    assert message in capsys.readouterr().err
