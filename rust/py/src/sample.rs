@@ -7,6 +7,9 @@ use tempa_core::sample::{Request, sample as draw};
 
 use crate::border::Offload;
 
+/// One token and one log-probability per row.
+type Draws<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>);
+
 /// sample(logits, temperature, top_k, top_p, seeds, positions) -> (ids, logps): one token per row.
 #[pyfunction]
 pub(crate) fn sample<'py>(
@@ -17,7 +20,7 @@ pub(crate) fn sample<'py>(
     top_p: PyReadonlyArray1<'py, f32>,
     seeds: PyReadonlyArray1<'py, u64>,
     positions: PyReadonlyArray1<'py, i64>,
-) -> PyResult<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>)> {
+) -> PyResult<Draws<'py>> {
     let rows = logits.shape()[0];
     let (values, temperature, top_k) = (logits.as_slice()?, temperature.as_slice()?, top_k.as_slice()?);
     let (top_p, seeds, positions) = (top_p.as_slice()?, seeds.as_slice()?, positions.as_slice()?);
