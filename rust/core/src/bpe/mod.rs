@@ -16,6 +16,8 @@ mod pretokenize;
 #[cfg(test)]
 mod reference;
 mod special;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 mod train;
 mod unicode;

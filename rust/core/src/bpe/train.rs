@@ -276,3 +276,24 @@ fn vanish(counts: &mut FxHashMap<Pair, u64>, pair: Pair, count: u64) {
         *known -= count;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_beyond_32_bits_decide_the_order() {
+        let pieces = [(b"ab".as_slice().into(), (1 << 32) + 1), (b"cd".as_slice().into(), 3 << 32)];
+        let mut learner = Learner::new(&pieces);
+        while learner.step(2) {}
+        let learned: Vec<_> = learner.tokens[256..].iter().map(Vec::as_slice).collect();
+        assert_eq!(learned, [b"cd", b"ab"]);
+    }
+
+    #[test]
+    fn a_pair_learned_twice_counts_at_its_later_place() {
+        let rule = |left, right, new| Merge { left, right, new };
+        let merges = vec![rule(0, 1, 2), rule(2, 0, 3), rule(0, 1, 2)];
+        assert_eq!(last_of_each(merges), [rule(2, 0, 3), rule(0, 1, 2)]);
+    }
+}

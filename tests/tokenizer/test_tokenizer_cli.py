@@ -1,0 +1,114 @@
+"""`tempa tokenizer`, run as a user runs it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tempa import cli
+from tempa.tokenizer import Tokenizer
+
+TEXT = "the cat sat on the mat and the dog sat on the log\n" * 20
+
+
+@pytest.fixture
+def trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": TEXT.upper()}) + "\n", encoding="utf-8")
+    files = [str(tmp_path / name) for name in ("a.txt", "b.jsonl")]
+    out = tmp_path / "tokenizer"
+    assert cli.run(["tokenizer", "train", *files, "--vocab-size", "300", "--out", str(out)]) == 0
+    assert "300 ids" in capsys.readouterr().out
+    return out
+
+
+def run(argv: list[object], capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.run(["tokenizer", *map(str, argv)]) == 0
+    return capsys.readouterr().out
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+
+def test_training_learns_from_all_files(trained: Path) -> None:
+    assert Tokenizer.load(trained) == Tokenizer.train([TEXT, TEXT.upper()], vocab_size=300)
+
+
+def test_a_vocabulary_that_pairs_cannot_fill_is_reported(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = trained.parent / "a.txt"
+    assert "fewer than 9999" in run(["train", file, "--vocab-size", 9999, "--out", trained], capsys)
+
+
+def test_decode_undoes_encode(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = run(["encode", "--tokenizer", trained, "the", "cat"], capsys)
+    assert [int(i) for i in ids.split()] == Tokenizer.load(trained).encode("the cat")
+    feed(monkeypatch, b"the cat")
+    assert run(["encode", "--tokenizer", trained], capsys) == ids
+    assert run(["decode", "--tokenizer", trained, *ids.split()], capsys) == "the cat"
+    feed(monkeypatch, ids.encode())
+    assert run(["decode", "--tokenizer", trained], capsys) == "the cat"
+
+
+def test_specials_are_recognised_when_asked_for(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = ["encode", "--tokenizer", trained, "<|end|>"]
+    assert run([*text, "--special"], capsys) == "299\n"
+    assert "299" not in run(text, capsys)
+
+
+def test_inspect_shows_tokens_and_measures_the_vocabulary(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = run(["inspect", trained, "the\n\\é"], capsys)
+    ids = Tokenizer.load(trained).encode("the\n\\é")
+    texts = ["the", "\\n", "\\\\", "\\xc3", "\\xa9"]
+    assert shown.startswith("".join(f"{token}\t{text}\n" for token, text in zip(ids, texts, strict=True)))
+    assert "bytes per token" in shown
+    assert "295 ordinary tokens" in shown
+    measured = run(["inspect", trained, "--file", trained.parent / "a.txt"], capsys)
+    assert "for 1,000 bytes" in measured
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["train", "none.txt", "--out", "x"], "none.txt: no such file"),
+        (["encode", "--tokenizer", "none", "x"], "none/tokenizer.json: no such file"),
+        (["decode", "--tokenizer", "TRAINED", "300"], "no token 300: the vocabulary has ids 0 to 299"),
+    ],
+)
+def test_errors_are_one_line_that_names_the_fault(
+    argv: list[str], reason: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(trained) if word == "TRAINED" else word for word in argv]
+    assert cli.run(["tokenizer", *argv]) == 1
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_input_that_is_not_what_it_should_be_is_named(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(monkeypatch, b"1 two 3")
+    assert cli.run(["tokenizer", "decode", "--tokenizer", str(trained)]) == 1
+    assert "standard input: 'two' is not an id" in capsys.readouterr().err
+    feed(monkeypatch, b"a\xff")
+    assert cli.run(["tokenizer", "encode", "--tokenizer", str(trained)]) == 1
+    assert "standard input: not UTF-8 at byte 1" in capsys.readouterr().err
+
+
+def test_the_group_lists_its_commands_and_suggests(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["--help"]):
+        shown = run(list(argv), capsys)
+        assert all(name in shown for name in ("train", "encode", "decode", "inspect"))
+    assert cli.run(["tokenizer", "trian"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
