@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
+import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,40 +37,87 @@ def parse(config_type: type[Config], argv: list[str], *, prog: str, description:
     import tyro
 
     if argv and argv[0].endswith(".toml"):
-        # The file speaks first and the command line last, and the last one to set an option wins.
-        argv = [*toml_to_args(config_type, Path(argv[0])), *argv[1:]]
+        # What the file says becomes the defaults of the command line.
+        return tyro.cli(
+            config_type,
+            args=argv[1:],
+            prog=prog,
+            description=description,
+            default=read_toml(config_type, Path(argv[0])),
+        )
     return tyro.cli(config_type, args=argv, prog=prog, description=description)
 
 
-def toml_to_args(config_type: type[Any], path: Path) -> list[str]:
-    """The words on the command line that say what a TOML file says."""
+def read_toml(config_type: type[Config], path: Path) -> Config:
+    """The values of a TOML file in the fields of a configuration, not yet checked together.
+
+    Fields without a default that the file does not set hold tyro's mark for a missing value.
+
+    Raises:
+        ValueError: If the file is not TOML, has an unknown key, or a value of another type.
+        FileNotFoundError: If the file does not exist.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _fill(config_type, tomllib.loads(path.read_text(encoding="utf-8")), "")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from None
-    try:
-        return list(_args(config_type, values, ""))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _args(config_type: type[Any], values: dict[str, Any], table: str) -> typing.Iterator[str]:
+def _fill(config_type: type[Config], values: dict[str, Any], table: str) -> Config:
+    import tyro
+
     hints = typing.get_type_hints(config_type)
-    for key, value in values.items():
+    for key in values:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1)
             hint = f"did you mean {table + close[0]!r}?" if close else f"known here: {', '.join(hints)}"
             raise ValueError(f"unknown setting {table + key!r}; {hint}")
-        option = (table + key).replace("_", "-")
-        if isinstance(value, dict):
-            yield from _args(hints[key], value, f"{table}{key}.")
-        elif isinstance(value, bool):
-            head, _, leaf = option.rpartition(".")
-            yield f"--{head}{'.' if head else ''}{'' if value else 'no-'}{leaf}"
-        elif isinstance(value, list):
-            yield from (f"--{option}", *map(str, value))
+    # Not through the constructor: it would check values before the command line has changed them.
+    config = object.__new__(config_type)
+    for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
+        if field.name in values:
+            value = _convert(values[field.name], hints[field.name], table + field.name)
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
         else:
-            yield from (f"--{option}", str(value))
+            value = tyro.MISSING
+        object.__setattr__(config, field.name, value)
+    return config
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    """A TOML value as the type that a field asks for."""
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _fill(hint, value, f"{name}.")  # type: ignore[arg-type]
+    if origin in (typing.Union, types.UnionType):
+        return _convert(value, next(kind for kind in arguments if kind is not types.NoneType), name)
+    if origin is typing.Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list):
+        kinds = arguments[:1] * len(value) if arguments[-1:] == (...,) else arguments
+        if len(kinds) != len(value):
+            raise ValueError(f"{name} has {len(value)} values, expected {len(kinds)}")
+        return tuple(_convert(item, kind, name) for item, kind in zip(value, kinds, strict=True))
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is hint:
+        return value
+    expected = f"one of {', '.join(map(repr, arguments))}" if origin is typing.Literal else _type_name(hint)
+    raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def _type_name(hint: Any) -> str:
+    if dataclasses.is_dataclass(hint):
+        return "a table"
+    return "a list" if typing.get_origin(hint) is tuple else str(getattr(hint, "__name__", hint))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -106,5 +154,7 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    # A JSON string is a TOML basic string; numbers are written alike.
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        # A JSON string is a TOML basic string, but for the one control character that JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

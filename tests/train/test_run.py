@@ -60,6 +60,11 @@ def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert "lr = 0.2" in run.config.read_text()
 
 
+def test_the_saved_configuration_never_says_overwrite(tmp_path: Path) -> None:
+    run = RunDir.open(tmp_path, Config(overwrite=True), overwrite=True)
+    assert "overwrite = false" in run.config.read_text()
+
+
 def test_cut_back_keeps_rows_up_to_the_step_and_drops_a_torn_one(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for step in (0, 1, 2, 2, 3):

@@ -54,7 +54,12 @@ class Optimizer:
         adamw = roles
         if config.optimizer == "muon" and roles["hidden"]:
             adamw = {role: group for role, group in roles.items() if role != "hidden"}
-            muon = Muon(roles["hidden"].values(), lr=config.muon_lr, weight_decay=config.weight_decay)
+            muon = Muon(
+                roles["hidden"].values(),
+                lr=config.muon_lr,
+                momentum=config.betas[0],
+                weight_decay=config.weight_decay,
+            )
             self._optimizers.append((muon, config.muon_lr))
         groups = [
             {

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -53,7 +54,10 @@ class RunDir:
         run = cls(path)
         if overwrite:
             run.clear()
-        text = to_toml(config)
+        # A file that says overwrite would delete the run that it is used to resume.
+        text = to_toml(
+            dataclasses.replace(config, overwrite=False) if hasattr(config, "overwrite") else config
+        )
         if run.config.exists():
             difference = _first_difference(tomllib.loads(run.config.read_text("utf-8")), tomllib.loads(text))
             if difference:

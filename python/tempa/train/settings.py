@@ -22,8 +22,8 @@ class TrainConfig:
         warmup_steps: Updates over which the rate rises in equal steps to its peak.
         min_lr_ratio: Rate of the last update as a share of the peak.
         decay_fraction: Share of the updates in which the "wsd" schedule falls from the peak.
-        betas: Decay of AdamW's two running means.
-        weight_decay: Decoupled decay of matrices; vectors and embeddings are not decayed by Muon runs.
+        betas: Decay of the running means of the gradient, Muon's included, and of AdamW's of its square.
+        weight_decay: Decoupled decay of matrices, embeddings included; vectors are not decayed.
         clip_norm: Largest global gradient norm; 0 does not clip.
         precision: "auto" takes bf16 where this machine computes the model faster in it.
         eval_every: Updates between evaluations; 0 evaluates only at the end.
