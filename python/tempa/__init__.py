@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tempa.data.packed import Packed as Packed
     from tempa.data.shards import Shards as Shards
     from tempa.data.shards import ShardWriter as ShardWriter
+    from tempa.engine import Completion as Completion
+    from tempa.engine import Engine as Engine
+    from tempa.engine import Sampling as Sampling
     from tempa.model import ModelConfig as ModelConfig
     from tempa.model import Transformer as Transformer
     from tempa.model import load_model as load_model
@@ -33,6 +36,9 @@ _EXPORTS = {
     "ShardWriter": "tempa.data.shards",
     "Shards": "tempa.data.shards",
     "read_documents": "tempa.data.documents",
+    "Completion": "tempa.engine",
+    "Engine": "tempa.engine",
+    "Sampling": "tempa.engine",
     "ModelConfig": "tempa.model",
     "Transformer": "tempa.model",
     "load_model": "tempa.model",

@@ -1,1 +1,6 @@
-"""Paged generation and scoring."""
+"""Generation with a paged cache and continuous batching; scoring of given continuations."""
+
+from tempa.engine.engine import Engine
+from tempa.engine.sampling import Completion, Sampling
+
+__all__ = ["Completion", "Engine", "Sampling"]
