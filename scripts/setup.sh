@@ -15,7 +15,7 @@ if [ ! -x .venv/bin/python ]; then
     say "creating .venv"
     "$python" -m venv .venv
 fi
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 
 # Asked to run, not only looked for: rustup's proxies exist even where no toolchain is set up.
 if ! cargo --version >/dev/null 2>&1; then

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tempa import ops
+from tempa import _core, ops
 from tempa.data.packed import Packed
 from tempa.model import ModelConfig, Transformer
 from tempa.tokenizer import Tokenizer
@@ -101,6 +101,21 @@ def attention() -> Work:
     return Work(run, sum(lengths), "tokens", "512 + 384 + 256 + 128, 8 heads of 64", flops, "gemm")
 
 
+def sample() -> Work:
+    """Drawing tokens from rows of logits, temperature 0.8, top-k 50, top-p 0.95."""
+    num_rows, vocab_size = 16, 50304
+    logits = np.random.default_rng(0).standard_normal((num_rows, vocab_size), np.float32) * 3
+    arguments = (
+        np.full(num_rows, 0.8, np.float32),
+        np.full(num_rows, 50, np.uint32),
+        np.full(num_rows, 0.95, np.float32),
+        np.arange(num_rows, dtype=np.uint64),
+        np.zeros(num_rows, np.int64),
+    )
+    case = f"{num_rows} rows of {vocab_size} logits"
+    return Work(lambda: _core.sample(logits, *arguments), num_rows, "tokens", case, logits.nbytes, "copy")
+
+
 def step() -> Work:
     """One training step of the 1m preset: forward, backward, Muon and AdamW."""
     config = ModelConfig.preset("1m", vocab_size=8192)
@@ -122,7 +137,7 @@ def step() -> Work:
 
 # In the order of the table: the ceilings first.
 ITEMS: dict[str, Callable[[], Work]] = {
-    item.__name__: item for item in (copy, gemm, train_tokenizer, encode, rms_norm, attention, step)
+    item.__name__: item for item in (copy, gemm, train_tokenizer, encode, rms_norm, attention, sample, step)
 }
 CEILINGS = ("copy", "gemm")
 
