@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 mod border;
 mod bpe;
 mod chat;
+mod dedup;
 mod error;
 mod grade;
 mod kv;
@@ -13,6 +14,7 @@ mod rng;
 mod sample;
 mod scan;
 mod shard;
+mod text;
 
 /// The private extension module; `python/tempa` is the public face.
 #[pymodule]
@@ -23,6 +25,8 @@ mod _core {
     use bpe::{PieceCounts, StreamDecoder, Tokenizer};
     #[pymodule_export]
     use chat::render_chats;
+    #[pymodule_export]
+    use dedup::{collision_probability, content_hashes, exact_duplicates, near_duplicates, shingle_set};
     #[pymodule_export]
     use error::TempaError;
     #[pymodule_export]
@@ -39,6 +43,8 @@ mod _core {
     use scan::{gae, reward_to_go};
     #[pymodule_export]
     use shard::{ShardWriter, Shards};
+    #[pymodule_export]
+    use text::{clean_texts, measure_text, normalize_text, quality_rules};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

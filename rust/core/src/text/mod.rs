@@ -1,1 +1,12 @@
-//! Text normalisation and quality rules.
+//! Text normalisation, words and quality rules.
+
+mod measure;
+mod normalize;
+mod repeats;
+mod rules;
+mod words;
+
+pub use normalize::normalize;
+pub use rules::{Bound, RULES, Rejection, Rule, Thresholds, verdict};
+pub(crate) use words::mix;
+pub use words::{Word, for_each_word, is_unspaced, spell_words};
