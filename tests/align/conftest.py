@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tempa.chat import render
+from tempa.data.packed import Packed
 from tempa.model import ModelConfig, Transformer
 from tempa.tokenizer import Tokenizer
 
@@ -34,6 +36,17 @@ def new_model(tokenizer):
 @pytest.fixture
 def model(new_model):
     return new_model()
+
+
+@pytest.fixture
+def stopping_model(model, tokenizer):
+    """A model that ends about every fourth token."""
+    prompt = render(tokenizer, [{"role": "user", "content": "one"}], add_generation_prompt=True)
+    with torch.no_grad():
+        # The tied embedding is also the head: a row along the hidden state raises its logit.
+        hidden = model.hidden(Packed.from_rows([prompt.ids]))[-1]
+        model.embedding.weight[tokenizer.special_tokens["<|end|>"]] = 0.15 * hidden
+    return model
 
 
 @pytest.fixture

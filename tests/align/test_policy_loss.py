@@ -193,6 +193,9 @@ def test_segment_sums_stay_in_their_segments():
         ({"adv": "group", "clip": (0.2, 0.0)}, "clip must be"),
         ({"adv": "group", "kl": ("loss", "k1")}, "does not hold"),
         ({"adv": "group", "kl": ("reward", "k3")}, "does not hold"),
+        ({"adv": "gae", "lam": 1.5}, "lam must lie"),
+        ({"adv": "gae", "value_clip": -1.0}, "value_clip"),
+        ({"adv": "gae", "skip_flat": True}, "skip_flat needs groups"),
     ],
 )
 def test_switches_that_do_not_exist_are_refused(settings, message):

@@ -1,1 +1,1 @@
-"""Reward models, preference losses, policy gradients."""
+"""Supervised fine-tuning, reward models, preference losses, policy gradients."""

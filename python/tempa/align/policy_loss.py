@@ -22,7 +22,7 @@ _MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A policy-gradient algorithm as five choices.
+    """A policy-gradient algorithm as five choices, and what goes with some of them.
 
     Attributes:
         adv: Baseline. Over the samples of a prompt: "group_z", "group", "leave_one_out". Per token: "gae"
@@ -33,6 +33,11 @@ class Policy:
             tokens; "constant" over responses, each the sum of its tokens by the longest length allowed.
         kl: Where divergence from the reference counts, and how it is estimated: in the "reward" by "k1", or
             in the "loss" by "k2" or "k3". None has no reference.
+        lam: Weight of longer looks ahead in "gae".
+        value_clip: How far a value may move from the one at sampling before its gradient stops; 0 is free.
+        whiten_rewards: Whether the rewards of a rollout are scaled to deviation 1, their mean kept.
+        skip_flat: Whether prompts whose samples all score the same are left out (Yu et al., 2025).
+        drop_truncated: Whether responses that met the length limit are left out (Yu et al., 2025).
     """
 
     adv: Advantage
@@ -40,6 +45,11 @@ class Policy:
     clip: tuple[float, float] | None = (0.2, 0.2)
     mean: Mean = "token"
     kl: tuple[Literal["reward", "loss"], KLEstimator] | None = None
+    lam: float = 0.95
+    value_clip: float = 0.0
+    whiten_rewards: bool = False
+    skip_flat: bool = False
+    drop_truncated: bool = False
 
     def __post_init__(self) -> None:
         if self.adv not in get_args(Advantage):
@@ -55,6 +65,13 @@ class Policy:
                 f"kl {self.kl} does not hold a policy to its reference: k1 has no gradient in the loss, k2"
                 " and k3 a wrong one in the reward; use ('reward', 'k1'), ('loss', 'k2') or ('loss', 'k3')"
             )
+
+        if not 0 <= self.lam <= 1:
+            raise ValueError(f"lam must lie between 0 and 1, got {self.lam}")
+        if self.value_clip < 0:
+            raise ValueError(f"value_clip must not be negative, got {self.value_clip}")
+        if self.skip_flat and not self.is_grouped:
+            raise ValueError(f"skip_flat needs groups of samples, adv={self.adv!r} has none")
 
     @property
     def is_grouped(self) -> bool:
@@ -81,8 +98,8 @@ POLICIES: dict[str, Policy] = {
     "grpo": Policy(adv="group_z", mean="sequence", kl=("loss", "k3")),
     # Liu et al., 2025: no division by the deviation (trap P2) or by the response's length (trap P1).
     "dr_grpo": Policy(adv="group", mean="constant"),
-    # Yu et al., 2025: token mean, more room upwards. Its filters are options of the stage.
-    "dapo": Policy(adv="group_z", clip=(0.2, 0.28), mean="token"),
+    # Yu et al., 2025: token mean, more room upwards, nothing from prompts or responses that teach nothing.
+    "dapo": Policy(adv="group_z", clip=(0.2, 0.28), mean="token", skip_flat=True, drop_truncated=True),
     # Zheng et al., 2025: one ratio per response, so much smaller ranges.
     "gspo": Policy(adv="group_z", ratio="sequence", clip=(3e-4, 4e-4), mean="sequence"),
     # Ahmadian et al., 2024.
@@ -92,7 +109,7 @@ POLICIES: dict[str, Policy] = {
     # Williams, 1992, with the divergence in the reward.
     "reinforce": Policy(adv="none", clip=None, mean="constant", kl=("reward", "k1")),
     # Schulman et al., 2017; Ouyang et al., 2022.
-    "ppo": Policy(adv="gae", mean="token", kl=("reward", "k1")),
+    "ppo": Policy(adv="gae", mean="token", kl=("reward", "k1"), value_clip=0.2),
 }
 
 
@@ -182,7 +199,8 @@ def kl_estimate(logps: Tensor, ref_logps: Tensor, kind: KLEstimator) -> Tensor:
     """Estimate of KL(pi || ref) at tokens sampled from pi, `d = log pi - log ref` (ch4 N4; Schulman, 2020).
 
     `k1 = d`, `k2 = d^2 / 2`, `k3 = e^-d - 1 + d`. As values, k1 and k3 are unbiased. As losses, the gradient
-    of k1 has mean zero, that of k2 is the gradient of KL(pi || ref), that of k3 of KL(ref || pi) (trap P5).
+    of k1 has mean zero, that of k2 is the gradient of KL(pi || ref), that of k3 of KL(ref || pi) (trap P5);
+    of each token given its prefix: what a token does to the divergence of later ones, only a reward sees.
     """
     d = (logps - ref_logps).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     if kind == "k1":

@@ -72,6 +72,16 @@ def load_tasks(path: Path | str) -> list[Task]:
     return _load(path, _task)
 
 
+def load_prompts(path: Path | str) -> list[Task]:
+    """Read conversations to answer, with whatever else their records hold; the tasks have no answer.
+
+    Raises:
+        ValueError: If a record has no prompt; names file, line and field.
+        OSError: If the file cannot be read.
+    """
+    return _load(path, lambda value: Task(_prompt(value), ""))
+
+
 def chat_from(prompt: str, answer: str) -> Chat:
     """One question and its answer as a chat."""
     return Chat((Message(role="user", content=prompt), Message(role="assistant", content=answer)))

@@ -46,7 +46,7 @@ def records_of_step(num_records: int, batch_size: int, step: int, seed: int) -> 
     Where an epoch ends inside a step, the next one begins there.
 
     >>> records_of_step(4, 2, 0, seed=1) + records_of_step(4, 2, 1, seed=1)
-    [3, 0, 2, 1]
+    [0, 2, 3, 1]
     """
     picked: list[int] = []
     position = step * batch_size

@@ -177,6 +177,7 @@ class _Fit:
         measures |= {
             name: float(amount) / float(count) for name, (amount, count) in sums.items() if float(count)
         }
+        measures |= self.stage.measures(self.step)
         self.step += 1
         self.num_tokens += num_tokens
         step_s = time.perf_counter() - wall

@@ -50,6 +50,10 @@ class Stage(Protocol):
         """The summed loss of one piece. Runs under autocast when the run is in bf16."""
         ...
 
+    def measures(self, step: int) -> dict[str, float]:  # noqa: ARG002
+        """Measures of update `step` that belong to no piece, logged with it even if there was none."""
+        return {}
+
     def evaluate(self, model: Any, step: int) -> dict[str, float]:
         """Held-out measures; the loop has switched gradients off and the model to evaluation mode."""
         ...
