@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tempa import _core
 
-Pattern = Literal["gpt2", "cl100k"]
+Pattern = Literal["gpt2", "cl100k", "qwen2"]
 Ids = Sequence[int] | NDArray[np.integer]
 
 END_OF_TEXT = "<|endoftext|>"
@@ -220,7 +220,7 @@ class Tokenizer:
 
     @property
     def pattern(self) -> str:
-        """How text is cut: "gpt2", "cl100k" or "characters"."""
+        """How text is cut: "gpt2", "cl100k", "qwen2" or "characters"."""
         return self._core.pattern
 
     @property

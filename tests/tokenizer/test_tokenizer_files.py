@@ -20,7 +20,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train([TEXT * 4], vocab_size=300)
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", "cl100k"])
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "qwen2"])
 def test_saved_files_load_here_and_in_tokenizers(pattern: Any, tmp_path: Path) -> None:
     ours = Tokenizer.train([TEXT * 4], vocab_size=300, pattern=pattern)
     ours.save(tmp_path)

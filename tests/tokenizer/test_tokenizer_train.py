@@ -29,8 +29,9 @@ def docstrings() -> list[str]:
 def hf_train(texts: list[str], vocab_size: int, pattern: Pattern = "gpt2") -> tokenizers.Tokenizer:
     """`tokenizers` with the same alphabet, on whole documents."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
+    numbers = r"\p{N}{1,3}" if pattern == "cl100k" else r"\p{N}"
     regex = tokenizers.Regex(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{numbers}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
@@ -58,7 +59,7 @@ def hf_merges(tokenizer: tokenizers.Tokenizer) -> list[str]:
     return [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", "cl100k"])
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "qwen2"])
 def test_merges_equal_tokenizers_on_docstrings(pattern: Pattern, tmp_path: Path) -> None:
     texts = docstrings()
     ours = Tokenizer.train(texts, vocab_size=256 + 2000, pattern=pattern, special_tokens=())

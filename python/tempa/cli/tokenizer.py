@@ -52,8 +52,9 @@ class TrainConfig:
     """Directory that gets the tokenizer.json."""
     vocab_size: int = 16384
     """Number of ids: 256 bytes, merged tokens, five special tokens."""
-    pattern: Literal["gpt2", "cl100k"] = "gpt2"
-    """How text is cut into pieces that merges never cross. cl100k splits numbers and suits code better."""
+    pattern: Literal["gpt2", "cl100k", "qwen2"] = "gpt2"
+    """How text is cut into pieces that merges never cross. cl100k splits numbers and suits code
+    better; qwen2 makes every digit a token and suits sums."""
     min_frequency: int = 2
     """Pairs that occur less often are not merged."""
     field: str = "text"

@@ -17,22 +17,26 @@ pub enum Pattern {
     /// The pattern of cl100k, also used by Llama 3: contractions of any case, letters with one leading
     /// character, at most three digits, line ends kept with what precedes them.
     Cl100k,
+    /// The pattern of Qwen 2 and 3: cl100k with every digit alone, so sums have one token a digit.
+    Qwen2,
     /// Every character alone.
     Characters,
 }
 
 const GPT2: &str = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 impl Pattern {
     /// All patterns.
-    pub const ALL: [Self; 3] = [Self::Gpt2, Self::Cl100k, Self::Characters];
+    pub const ALL: [Self; 4] = [Self::Gpt2, Self::Cl100k, Self::Qwen2, Self::Characters];
 
     /// The name used in files and arguments.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gpt2 => "gpt2",
             Self::Cl100k => "cl100k",
+            Self::Qwen2 => "qwen2",
             Self::Characters => "characters",
         }
     }
@@ -55,6 +59,7 @@ impl Pattern {
         match self {
             Self::Gpt2 => GPT2,
             Self::Cl100k => CL100K,
+            Self::Qwen2 => QWEN2,
             Self::Characters => r"(?s:.)",
         }
     }
@@ -83,7 +88,8 @@ impl<'t> Iterator for Pieces<'t> {
         }
         let end = match self.pattern {
             Pattern::Gpt2 => self.scan.gpt2(self.start),
-            Pattern::Cl100k => self.scan.cl100k(self.start),
+            Pattern::Cl100k => self.scan.cl100k(self.start, 3),
+            Pattern::Qwen2 => self.scan.cl100k(self.start, 1),
             Pattern::Characters => self.start + self.scan.at(self.start).map_or(0, |(_, len)| len),
         };
         let piece = &bytes[self.start..end];
@@ -150,7 +156,7 @@ impl Scan<'_> {
         }
     }
 
-    fn cl100k(&self, pos: usize) -> usize {
+    fn cl100k(&self, pos: usize, most_numbers: usize) -> usize {
         let bytes = self.text.as_bytes();
         let Some((class, len)) = self.at(pos) else { return pos };
         let first = bytes[pos];
@@ -161,7 +167,7 @@ impl Scan<'_> {
         }
         match class {
             Class::Letter => return self.run(pos + len, Class::Letter),
-            Class::Number => return self.at_most_three_numbers(pos),
+            Class::Number => return self.numbers(pos, most_numbers),
             _ if is_line_end(first) => {}
             _ if self.is(pos + len, Class::Letter) => return self.run(pos + len, Class::Letter),
             _ => {}
@@ -178,8 +184,8 @@ impl Scan<'_> {
         }
     }
 
-    fn at_most_three_numbers(&self, mut pos: usize) -> usize {
-        for _ in 0..3 {
+    fn numbers(&self, mut pos: usize, most: usize) -> usize {
+        for _ in 0..most {
             match self.at(pos) {
                 Some((Class::Number, len)) => pos += len,
                 _ => break,
@@ -243,7 +249,7 @@ mod tests {
     }
 
     /// The references: the published expressions, run by a backtracking engine.
-    static REGEXES: LazyLock<[Regex; 3]> =
+    static REGEXES: LazyLock<[Regex; 4]> =
         LazyLock::new(|| Pattern::ALL.map(|pattern| Regex::new(pattern.regex()).unwrap()));
 
     fn by_regex(pattern: Pattern, text: &str) -> Vec<&str> {
@@ -260,6 +266,7 @@ mod tests {
             pieces(Pattern::Cl100k, "I'LL (say) 12345\n x"),
             ["I", "'LL", " (", "say", ")", " ", "123", "45", "\n", " x"]
         );
+        assert_eq!(pieces(Pattern::Qwen2, " 37 + 4"), [" ", "3", "7", " +", " ", "4"]);
         assert_eq!(pieces(Pattern::Characters, "a é🙂"), ["a", " ", "é", "🙂"]);
     }
 
@@ -268,7 +275,7 @@ mod tests {
         let all: Vec<char> = ('\0'..=char::MAX).collect();
         for some in all.chunks(1000) {
             let text: String = some.iter().flat_map(|&c| ['a', c, '1', c]).collect();
-            for pattern in [Pattern::Gpt2, Pattern::Cl100k] {
+            for pattern in [Pattern::Gpt2, Pattern::Cl100k, Pattern::Qwen2] {
                 assert_eq!(
                     pieces(pattern, &text),
                     by_regex(pattern, &text),
