@@ -66,6 +66,21 @@ def test_rollout_logps_equal_those_of_the_model(name: str, temperature: float) -
 
 
 @pytest.mark.parametrize("name", SHAPES)
+def test_generation_works_under_autocast_and_after_it(name: str) -> None:
+    model = build(name)
+    engine, prompts = Engine(model), prompts_of(5, 9)
+    before = tokens(engine.generate(prompts, Sampling(max_new_tokens=12, seed=1)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        results = engine.generate(prompts, Sampling(max_new_tokens=12, seed=1))
+        for prompt, [completion] in zip(prompts, results, strict=True):
+            row = np.concatenate([prompt, completion.ids])
+            scored = model.logps(Packed.from_rows([row]))[len(prompt) - 1 : -1]
+            # Products of bf16 with 8 bits of mantissa, in another order.
+            np.testing.assert_allclose(completion.logps, scored, atol=0.15)
+    assert tokens(engine.generate(prompts, Sampling(max_new_tokens=12, seed=1))) == before
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_greedy_decoding_takes_the_argmax_of_a_full_forward(name: str) -> None:
     model = build(name)
     [prompt] = prompts_of(5)

@@ -211,6 +211,13 @@ def test_byte_lengths_are_those_of_the_text_and_zero_for_specials() -> None:
     assert not lengths[list(tokenizer.special_tokens.values())].any()
 
 
+def test_each_evaluation_shows_how_the_model_goes_on_from_held_out_text(base: PretrainConfig) -> None:
+    rows = [json.loads(line) for line in pretrain(base).run.samples.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 0, 4, 4, 8, 8]
+    held_out = TEXT[int(len(TEXT) * 0.9) :]
+    assert all(held_out.startswith(row["prompt"]) and row["prompt"] and row["text"] for row in rows)
+
+
 @pytest.fixture
 def ragged(tmp_path: Path) -> tuple[Tokenizer, Shards]:
     """Documents of very different lengths."""

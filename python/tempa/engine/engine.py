@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tempa.data.packed import Packed
-from tempa.engine.run import Memory, Request, Run, cut_jobs
+from tempa.engine.run import Memory, Request, Run, cache_dtype, cut_jobs
 from tempa.engine.sampling import Completion, Sampling
 from tempa.engine.text import StopWatch
 from tempa.model import KvCache, Transformer
@@ -161,7 +161,9 @@ class Engine:
 
     def _start(self, requests: list[Request]) -> Run:
         config, weight = self.model.config, self.model.embedding.weight
-        max_blocks = self._cache_bytes // KvCache.bytes_per_block(config, self._block_size, weight.dtype)
+        max_blocks = self._cache_bytes // KvCache.bytes_per_block(
+            config, self._block_size, cache_dtype(weight)
+        )
         jobs = cut_jobs(
             requests,
             max_positions=config.max_positions,

@@ -56,7 +56,7 @@ class Memory:
             model.config,
             num_blocks=num_blocks,
             block_size=block_size,
-            dtype=weight.dtype,
+            dtype=cache_dtype(weight),
             device=weight.device,
         )
 
@@ -64,9 +64,15 @@ class Memory:
         """Whether a run of this model with so many blocks can use it."""
         blocks, weight = self.cache.blocks, model.embedding.weight
         return self.pool.num_free == self.pool.num_blocks >= num_blocks and (blocks.dtype, blocks.device) == (
-            weight.dtype,
+            cache_dtype(weight),
             weight.device,
         )
+
+
+def cache_dtype(weight: Tensor) -> torch.dtype:
+    """What products with `weight` give: its dtype, or that of autocast."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 class Run:

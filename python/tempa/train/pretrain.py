@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tempa.data.loader import Loader
 from tempa.data.packed import Packed
 from tempa.data.shards import Shards, ShardWriter
+from tempa.engine import Engine, Sampling
 from tempa.model import ModelConfig, Transformer, load_model
 from tempa.model.config import PRESETS
 from tempa.tokenizer import Tokenizer
@@ -30,6 +31,7 @@ from tempa.train.settings import TrainConfig
 from tempa.train.stage import Loss, Stage
 
 VAL_FRACTION = 0.1
+SAMPLE_PROMPT_TOKENS, SAMPLE_NEW_TOKENS = 16, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +104,11 @@ class PretrainStage(Stage):
         eval_tokens: int = 0,
     ) -> None:
         self.loader, self.num_micro_batches = loader, num_micro_batches
+        self.tokenizer = tokenizer
         self._validation = list(_head(validation, eval_tokens or validation.num_targets))
         self._bytes_of = byte_lengths(tokenizer)
+        length = min(SAMPLE_PROMPT_TOKENS, loader.seq_len // 2 + 1, validation.shards.num_tokens)
+        self._prompt = validation.shards.tokens(0, length)
 
     def micro_batches(self, step: int) -> tuple[Sequence[Packed], float]:
         """The rows of update `step`; the denominator is the number of their targets."""
@@ -129,13 +134,22 @@ class PretrainStage(Stage):
             num_bytes += float(self._bytes_of[batch.targets.numpy()].sum())
         return {"loss": total / count, "bits_per_byte": total / math.log(2) / num_bytes}
 
+    def samples(self, model: Transformer, step: int) -> list[dict[str, Any]]:  # noqa: ARG002
+        """How the model goes on from the beginning of the held-out text."""
+        sampling = Sampling(max_new_tokens=SAMPLE_NEW_TOKENS, n=2)
+        [completions] = Engine(model, self.tokenizer).generate([self._prompt], sampling)
+        prompt = self.tokenizer.decode(self._prompt)
+        return [{"prompt": prompt, "text": completion.text} for completion in completions]
+
 
 def pretrain(config: PretrainConfig) -> FitResult:
     """Train a model on text, or go on where a run of the same configuration stopped.
 
-    >>> result = pretrain(PretrainConfig(data=Path("shards"), out=Path("runs/base")))  # doctest: +SKIP
-    >>> result.metrics["bits_per_byte"]  # doctest: +SKIP
-    1.32
+    >>> _ = Path("book.txt").write_text("to be or not to be, that is the question. " * 50)
+    >>> source = {"data": Path("book.txt"), "tokenizer": "characters"}
+    >>> result = pretrain(PretrainConfig(**source, out=Path("run"), steps=2, seq_len=16))
+    >>> result.checkpoint.name, sorted(result.metrics)
+    ('step-000002', ['bits_per_byte', 'loss'])
     """
     run = RunDir.open(config.out, config, overwrite=config.overwrite)
     tokenizer, train, validation = open_data(config, run)
