@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tempa import _core
@@ -138,6 +139,6 @@ def whiten(values: Tensor, *, shift_mean: bool = True) -> Tensor:
     return (values - mean) / scale + (0.0 if shift_mean else mean)
 
 
-def _array(values: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    array: np.ndarray[tuple[int], np.dtype[np.float32]] = values.detach().float().contiguous().cpu().numpy()
+def _array(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.detach().float().contiguous().cpu().numpy()
     return array

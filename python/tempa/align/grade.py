@@ -5,6 +5,7 @@ A reward is any `function(text, task) -> float`. `exact_answer` is the one that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -82,6 +83,20 @@ def evaluate(expression: str) -> Fraction:
     Fraction(96, 5)
     """
     return Fraction(*_core.evaluate_arithmetic(expression))
+
+
+def same_words(text: str, task: Task) -> float:
+    """1 if `text` is the task's answer, without regard to case, punctuation, articles and spacing, else 0.
+
+    >>> same_words("The Blue Lake.", Task((), "blue lake"))
+    1.0
+    """
+    return float(_bare(text) == _bare(task.answer))
+
+
+def _bare(text: str) -> list[str]:
+    words = re.sub(r"[^\w\s]", "", text.casefold()).split()
+    return [word for word in words if word not in ("a", "an", "the")]
 
 
 def exact_answer(text: str, task: Task) -> float:

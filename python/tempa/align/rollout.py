@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tempa import _core
@@ -46,7 +47,7 @@ class Response:
 
     task: Task
     row: Rendered
-    logps: np.ndarray[tuple[int], np.dtype[np.float32]]
+    logps: NDArray[np.float32]
     text: str
     is_finished: bool
 
