@@ -5,11 +5,16 @@
 use super::hash;
 
 /// 512 KiB of slots, half of a typical second-level cache; holds nine of ten pieces of English text.
-const NUM_SLOTS: usize = 1 << 14;
+const NUM_SETS: usize = 1 << 13;
 /// Longest piece that fits a key beside its length.
 const MAX_BYTES: usize = 15;
 /// Most ids a slot holds; nearly all short pieces have one or two.
 const MAX_IDS: usize = 3;
+
+/// The two pieces that share a place, the newer first. One cache line.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Set([Slot; 2]);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
@@ -18,17 +23,18 @@ struct Slot {
     len: u32,
 }
 
-/// Direct-mapped: a new piece takes its slot from the old one. The default has no slots and remembers nothing.
+/// Each piece has one set to be in; a new piece takes the place of the older there. The default has no sets and
+/// remembers nothing.
 #[derive(Debug, Default)]
 pub(super) struct PieceCache {
-    slots: Box<[Slot]>,
+    sets: Box<[Set]>,
 }
 
-/// A piece of at most 15 bytes with its length, and the slot it belongs to.
+/// A piece of at most 15 bytes with its length, and the set it belongs to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key {
     packed: u128,
-    slot: usize,
+    set: usize,
 }
 
 impl Key {
@@ -36,8 +42,8 @@ impl Key {
     #[inline]
     pub(super) fn new(piece: &[u8]) -> Option<Self> {
         let packed = pack(piece)?;
-        let slot = hash::fold(packed as u64, (packed >> 64) as u64) as usize % NUM_SLOTS;
-        Some(Self { packed, slot })
+        let set = hash::fold(packed as u64, (packed >> 64) as u64) as usize % NUM_SETS;
+        Some(Self { packed, set })
     }
 }
 
@@ -67,24 +73,26 @@ fn pack(piece: &[u8]) -> Option<u128> {
 
 impl PieceCache {
     pub(super) fn new() -> Self {
-        Self { slots: vec![Slot::default(); NUM_SLOTS].into() }
+        Self { sets: vec![Set::default(); NUM_SETS].into() }
     }
 
     /// The ids of a piece, if they are here.
     #[inline]
     pub(super) fn get(&self, key: Key) -> Option<&[u32]> {
-        let slot = self.slots.get(key.slot)?;
-        (slot.key == key.packed).then(|| &slot.ids[..slot.len as usize])
+        let Set(slots) = self.sets.get(key.set)?;
+        let slot = slots.iter().find(|slot| slot.key == key.packed)?;
+        Some(&slot.ids[..slot.len as usize])
     }
 
     /// Remembers the ids of a piece if they fit.
     #[inline]
     pub(super) fn put(&mut self, key: Key, ids: &[u32]) {
         if ids.len() <= MAX_IDS
-            && let Some(slot) = self.slots.get_mut(key.slot)
+            && let Some(Set([newer, older])) = self.sets.get_mut(key.set)
         {
-            *slot = Slot { key: key.packed, len: ids.len() as u32, ..Slot::default() };
-            slot.ids[..ids.len()].copy_from_slice(ids);
+            *older = *newer;
+            *newer = Slot { key: key.packed, len: ids.len() as u32, ..Slot::default() };
+            newer.ids[..ids.len()].copy_from_slice(ids);
         }
     }
 }
@@ -108,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_forgets_the_piece_it_had() {
+    fn a_set_keeps_the_last_two_pieces() {
         let mut cache = PieceCache::new();
         let keys: Vec<_> = (0..100_000u32).filter_map(|i| Key::new(&i.to_le_bytes())).collect();
         for (i, key) in keys.iter().enumerate() {
@@ -116,6 +124,6 @@ mod tests {
         }
         let kept = keys.iter().enumerate().filter_map(|(i, key)| Some((i, cache.get(*key)?)));
         assert!(kept.clone().all(|(i, ids)| ids == [i as u32]));
-        assert!((NUM_SLOTS / 2..=NUM_SLOTS).contains(&kept.count()));
+        assert!((NUM_SETS..=2 * NUM_SETS).contains(&kept.count()));
     }
 }

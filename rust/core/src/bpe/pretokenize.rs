@@ -108,12 +108,14 @@ impl Scan<'_> {
     /// Class and byte length of the character at `pos`, or nothing at the end.
     #[inline]
     fn at(&self, pos: usize) -> Option<(Class, usize)> {
-        let bytes = self.text.as_bytes();
-        let first = *bytes.get(pos)?;
-        if first < 0x80 {
-            return Some((ASCII[first as usize], 1));
-        }
+        let first = *self.text.as_bytes().get(pos)?;
+        Some(if first < 0x80 { (ASCII[first as usize], 1) } else { self.wide(pos, first) })
+    }
+
+    /// [`Scan::at`] for characters of more than one byte.
+    fn wide(&self, pos: usize, first: u8) -> (Class, usize) {
         // The text is valid UTF-8, so the lead byte tells the length and the tail is there.
+        let bytes = self.text.as_bytes();
         let tail = |i: usize| u32::from(bytes[pos + i] & 0x3f);
         let (code, len) = if first < 0xe0 {
             (u32::from(first & 0x1f) << 6 | tail(1), 2)
@@ -122,7 +124,7 @@ impl Scan<'_> {
         } else {
             (u32::from(first & 0x07) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3), 4)
         };
-        Some((self.classes.of(code), len))
+        (self.classes.of(code), len)
     }
 
     #[inline]
@@ -133,12 +135,19 @@ impl Scan<'_> {
     /// End of the run of `class` that starts at `pos`.
     #[inline]
     fn run(&self, mut pos: usize, class: Class) -> usize {
-        while let Some((found, len)) = self.at(pos)
-            && found == class
-        {
-            pos += len;
+        let bytes = self.text.as_bytes();
+        loop {
+            while let Some(&byte) = bytes.get(pos)
+                && byte < 0x80
+                && ASCII[byte as usize] == class
+            {
+                pos += 1;
+            }
+            match self.at(pos) {
+                Some((found, len)) if found == class => pos += len,
+                _ => return pos,
+            }
         }
-        pos
     }
 
     fn gpt2(&self, pos: usize) -> usize {

@@ -1,0 +1,182 @@
+"""Tokenizer: encode, decode and train beside `tokenizers` and `tiktoken`.
+
+One thread, so times are CPU time and other work on the machine matters little. Text is real: plays and school
+mathematics (english), the standard library (code). "first" is a tokenizer that has seen nothing, "again" the
+same texts once more. Each side uses its fastest call for a batch; ours gives one array, tiktoken lists,
+tokenizers objects.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import sysconfig
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiktoken
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+
+from tempa.tokenizer import Tokenizer
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+VOCAB = DATA / "gpt2-vocab.bpe", DATA / "gpt2-encoder.json"
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+SIDES = ["ours", "tiktoken", "tokenizers"]
+NUM_BYTES = 2_000_000
+
+pytestmark = pytest.mark.skipif(
+    not all(file.exists() for file in VOCAB), reason=f"no GPT-2 vocabulary in {DATA}"
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "TOKENIZERS_PARALLELISM", "false")
+
+
+@cache
+def texts(kind: str) -> list[str]:
+    """Whole documents, `NUM_BYTES` of them."""
+    if kind == "english":
+        plays = (DATA / "tinyshakespeare.txt").read_text("utf-8")
+        lines = (DATA / "gsm8k-train.jsonl").read_text("utf-8").splitlines()
+        sums = [f"{row['question']}\n{row['answer']}" for row in map(json.loads, lines)]
+        documents = [plays[i : i + 5000] for i in range(0, NUM_BYTES // 2, 5000)] + sums
+    else:
+        files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+        documents = [file.read_text("utf-8") for file in files]
+    taken, size = [], 0
+    for text in documents:
+        if size >= NUM_BYTES:
+            break
+        taken.append(text)
+        size += len(text.encode())
+    return taken
+
+
+@cache
+def saved() -> tuple[bytes, str]:
+    """Ours pickled and the tokenizer.json: what a fresh tokenizer is made from."""
+    ours = Tokenizer.from_gpt2(*VOCAB)
+    return pickle.dumps(ours), ours._core.to_json()
+
+
+def fresh(side: str) -> Any:
+    ours: Tokenizer = pickle.loads(saved()[0])
+    if side == "ours":
+        return ours
+    if side == "tokenizers":
+        return tokenizers.Tokenizer.from_str(saved()[1])
+    ranks = {ours.token_bytes(token): token for token in range(ours.vocab_size - 1)}
+    return tiktoken.Encoding("gpt2", pat_str=GPT2, mergeable_ranks=ranks, special_tokens=ours.special_tokens)
+
+
+same = cache(fresh)
+
+ENCODE: dict[str, Callable[[Any, list[str]], Any]] = {
+    "ours": lambda tokenizer, batch: tokenizer.encode_batch(batch, 1),
+    "tiktoken": lambda tokenizer, batch: tokenizer.encode_ordinary_batch(batch, num_threads=1),
+    "tokenizers": lambda tokenizer, batch: tokenizer.encode_batch_fast(batch, add_special_tokens=False),
+}
+ONE: dict[str, Callable[[Any, str], list[int]]] = {
+    "ours": lambda tokenizer, text: tokenizer.encode(text),
+    "tiktoken": lambda tokenizer, text: tokenizer.encode_ordinary(text),
+    "tokenizers": lambda tokenizer, text: tokenizer.encode(text).ids,
+}
+DECODE: dict[str, Callable[[Any, list[int]], str]] = {
+    "ours": lambda tokenizer, ids: tokenizer.decode(ids),
+    "tiktoken": lambda tokenizer, ids: tokenizer.decode(ids),
+    "tokenizers": lambda tokenizer, ids: tokenizer.decode(ids, skip_special_tokens=False),
+}
+
+
+def flat(side: str, result: Any) -> list[int]:
+    if side == "ours":
+        return result[0].tolist()
+    rows = result if side == "tiktoken" else [encoding.ids for encoding in result]
+    return [token for row in rows for token in row]
+
+
+@cache
+def expected(kind: str) -> list[int]:
+    """What all sides must give; asserted by `test_encode` for each of them."""
+    return flat("tiktoken", ENCODE["tiktoken"](same("tiktoken"), texts(kind)))
+
+
+@pytest.mark.benchmark(group="encode a batch, GPT-2 vocabulary, 1 thread", timer=time.process_time)
+@pytest.mark.parametrize("seen", ["first", "again"])
+@pytest.mark.parametrize("kind", ["english", "code"])
+@pytest.mark.parametrize("side", SIDES)
+def test_encode(benchmark, side, kind, seen) -> None:
+    batch = texts(kind)
+    assert flat(side, ENCODE[side](same(side), batch)) == expected(kind)
+    benchmark.extra_info["bytes"] = sum(len(text.encode()) for text in batch)
+    make = fresh if seen == "first" else same
+    benchmark.pedantic(ENCODE[side], setup=lambda: ((make(side), batch), {}), rounds=5)
+
+
+@pytest.mark.benchmark(group="encode one text to a list", timer=time.process_time)
+@pytest.mark.parametrize("num_chars", [64, 1024, 16384])
+@pytest.mark.parametrize("side", SIDES)
+def test_encode_one(benchmark, side, num_chars) -> None:
+    text = "".join(texts("english"))[5000 : 5000 + num_chars]
+    tokenizer = same(side)
+    assert ONE[side](tokenizer, text) == same("tiktoken").encode_ordinary(text)
+    benchmark(ONE[side], tokenizer, text)
+
+
+@pytest.mark.benchmark(group="encode 100 kB without word boundaries", timer=time.process_time)
+@pytest.mark.parametrize("kind", ["random letters", "one letter", "dashes"])
+@pytest.mark.parametrize("side", SIDES)
+def test_encode_hard(benchmark, side, kind) -> None:
+    letters = {"random letters": "abcdefghijklmnopqrstuvwxyz", "one letter": "a", "dashes": "-"}[kind]
+    text = "".join(random.Random(0).choices(letters, k=100_000))
+    assert ONE[side](same(side), text) == same("tiktoken").encode_ordinary(text)
+    benchmark.extra_info["bytes"] = len(text)
+    benchmark.pedantic(ONE[side], setup=lambda: ((fresh(side), text), {}), rounds=3)
+
+
+@pytest.mark.benchmark(group="decode", timer=time.process_time)
+@pytest.mark.parametrize("kind", ["english", "code"])
+@pytest.mark.parametrize("side", SIDES)
+def test_decode(benchmark, side, kind) -> None:
+    ids, text = expected(kind), "".join(texts(kind))
+    assert DECODE[side](same(side), ids) == text
+    benchmark.extra_info["bytes"] = len(text.encode())
+    benchmark.pedantic(DECODE[side], (same(side), ids), rounds=5, warmup_rounds=1)
+
+
+def train_ours(batch: list[str], vocab_size: int) -> list[str]:
+    tokenizer = Tokenizer.train(batch, vocab_size=vocab_size, special_tokens=(), num_threads=1)
+    return json.loads(tokenizer._core.to_json())["model"]["merges"]
+
+
+def train_tokenizers(batch: list[str], vocab_size: int) -> list[str]:
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, min_frequency=2, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(batch, trainer)
+    return [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+
+
+TRAIN = {"ours": train_ours, "tokenizers": train_tokenizers}
+
+
+@pytest.mark.benchmark(group="train 16,384 tokens, 1 thread", timer=time.process_time)
+@pytest.mark.parametrize("kind", ["english", "code"])
+@pytest.mark.parametrize("side", ["ours", "tokenizers"])
+def test_train(benchmark, side, kind) -> None:
+    batch = texts(kind)
+    merges = benchmark.pedantic(TRAIN[side], (batch, 16384), rounds=3)
+    assert merges == TRAIN["ours"](batch, 16384)
