@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from tempa.model import save_model as save_model
     from tempa.tokenizer import StreamDecoder as StreamDecoder
     from tempa.tokenizer import Tokenizer as Tokenizer
+    from tempa.train.loop import fit as fit
+    from tempa.train.pretrain import PretrainConfig as PretrainConfig
+    from tempa.train.pretrain import pretrain as pretrain
+    from tempa.train.run import RunDir as RunDir
+    from tempa.train.settings import TrainConfig as TrainConfig
+    from tempa.train.stage import Loss as Loss
+    from tempa.train.stage import Stage as Stage
 
 # Public name -> the module that defines it.
 _EXPORTS = {
@@ -45,6 +52,13 @@ _EXPORTS = {
     "save_model": "tempa.model",
     "StreamDecoder": "tempa.tokenizer",
     "Tokenizer": "tempa.tokenizer",
+    "Loss": "tempa.train.stage",
+    "PretrainConfig": "tempa.train.pretrain",
+    "RunDir": "tempa.train.run",
+    "Stage": "tempa.train.stage",
+    "TrainConfig": "tempa.train.settings",
+    "fit": "tempa.train.loop",
+    "pretrain": "tempa.train.pretrain",
 }
 
 __all__ = ["Error", "__version__", *_EXPORTS]
