@@ -17,6 +17,7 @@ import torch
 
 from tempa import _core, ops
 from tempa.data.packed import Packed
+from tempa.engine import Engine, Sampling
 from tempa.model import ModelConfig, Transformer
 from tempa.tokenizer import Tokenizer
 from tempa.train.optim import Optimizer, clip_gradients
@@ -116,6 +117,15 @@ def sample() -> Work:
     return Work(lambda: _core.sample(logits, *arguments), num_rows, "tokens", case, logits.nbytes, "copy")
 
 
+def generate() -> Work:
+    """Samples of one prompt by the 3m preset: one prefill, then one token for each row at a time."""
+    num_rows, num_tokens = 32, 64
+    engine = Engine(Transformer(ModelConfig.preset("3m", vocab_size=8192)))
+    prompt, sampling = list(range(64)), Sampling(max_new_tokens=num_tokens, n=num_rows)
+    case = f"{num_rows} samples of {num_tokens} after 64, vocabulary 8192"
+    return Work(lambda: engine.generate([prompt], sampling), num_rows * num_tokens, "tokens", case)
+
+
 def step() -> Work:
     """One training step of the 1m preset: forward, backward, Muon and AdamW."""
     config = ModelConfig.preset("1m", vocab_size=8192)
@@ -137,7 +147,8 @@ def step() -> Work:
 
 # In the order of the table: the ceilings first.
 ITEMS: dict[str, Callable[[], Work]] = {
-    item.__name__: item for item in (copy, gemm, train_tokenizer, encode, rms_norm, attention, sample, step)
+    item.__name__: item
+    for item in (copy, gemm, train_tokenizer, encode, rms_norm, attention, sample, generate, step)
 }
 CEILINGS = ("copy", "gemm")
 
