@@ -291,8 +291,8 @@ def cut_jobs(
         own = -(-longest // block_size) - shared
         if shared + own > max_blocks:
             raise ValueError(
-                f"prompt {i}: a sample of {longest} tokens needs {shared + own} cache blocks and {max_blocks} "
-                "fit; raise cache_bytes or lower max_new_tokens"
+                f"prompt {i}: a sample of {longest} tokens needs {shared + own} cache blocks and "
+                f"{max_blocks} fit; raise cache_bytes or lower max_new_tokens"
             )
         at_once = min(max_batch, (max_blocks - shared) // max(own, 1))
         for start in range(first, first + sampling.n, at_once):
