@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 from tempa.bench.machine import describe
@@ -29,25 +28,20 @@ def main() -> int:
 def section(results: list[Result]) -> str:
     """One bench file: its groups as tables, then where and when they were measured."""
     lines = [f"## {results[0].title}", ""]
-    for group, rows in groupby(sorted(results, key=lambda row: row.group), key=lambda row: row.group):
+    for group in dict.fromkeys(row.group for row in results):
         lines += [f"**{group}**", "", "| case | side | median | spread | rounds | ours is |"]
-        lines += ["| --- | --- | ---: | ---: | ---: | --- |", *_rows(list(rows)), ""]
-    for (command, date, place, versions), _ in groupby(
-        sorted((row.command, row.date, describe(row.machine), _versions(row)) for row in results)
-    ):
-        lines.append(f"`{command}`, {date}, {place}. {versions}.  ")
+        lines += ["| --- | --- | ---: | ---: | ---: | --- |"]
+        lines += [*_rows([row for row in results if row.group == group]), ""]
+    lines += sorted({_origin(row) for row in results})
     return "\n".join(lines) + "\n"
 
 
 def _rows(results: list[Result]) -> Iterator[str]:
-    # Ours first in each case, then the peers from the nearest.
-    results.sort(key=lambda row: (row.name, row.side != OURS, row.ratio or 0))
-    for row in results:
-        cells = (
-            row.name, row.side, quantity(row.median, row.unit), quantity(row.iqr, row.unit), str(row.rounds),
-            _verdict(row),
-        )  # fmt: skip
-        yield f"| {' | '.join(cells)} |"
+    """Cases in the order of the file; in each, ours first, then the peers from the nearest."""
+    cases = list(dict.fromkeys(row.name for row in results))
+    for row in sorted(results, key=lambda row: (cases.index(row.name), row.side != OURS, row.ratio or 0)):
+        cells = [row.name, row.side, quantity(row.median, row.unit), quantity(row.iqr, row.unit)]
+        yield f"| {' | '.join([*cells, str(row.rounds), _verdict(row)])} |"
 
 
 def _verdict(row: Result) -> str:
@@ -61,8 +55,9 @@ def _verdict(row: Result) -> str:
     return f"{row.ratio:.3g} times {better}" if row.ratio > 1 else f"{1 / row.ratio:.3g} times {worse}"
 
 
-def _versions(row: Result) -> str:
-    return ", ".join(f"{name} {version}" for name, version in row.versions.items())
+def _origin(row: Result) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in row.versions.items())
+    return f"- `{row.command}`, {row.date}, {describe(row.machine)}; {versions}"
 
 
 if __name__ == "__main__":

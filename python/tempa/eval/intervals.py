@@ -44,7 +44,7 @@ def bootstrap_interval(
     num_resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Mean of `values` and its percentile bootstrap interval (Efron, 1979), from items drawn with replacement.
+    """Mean of `values` and its percentile bootstrap interval (Efron, 1979); items are drawn with replacement.
 
     Args:
         values: One for each item.
