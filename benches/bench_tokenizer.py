@@ -1,9 +1,9 @@
 """Tokenizer: encode, decode and train beside `tokenizers` and `tiktoken`.
 
-One thread, so times are CPU time and other work on the machine matters little. Text is real: plays and school
-mathematics (english), the standard library (code). "first" is a tokenizer that has seen nothing, "again" the
-same texts once more. Each side uses its fastest call for a batch; ours gives one array, tiktoken lists,
-tokenizers objects.
+One thread and CPU time, which a busy machine still lengthens: caches and cores are shared. Text is real:
+plays and school mathematics (english), the standard library (code). "first" is a tokenizer that has seen
+nothing, "again" the same texts once more. Each side uses its fastest call for a batch; ours gives one array,
+tiktoken lists, tokenizers objects.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -258,7 +258,7 @@ impl File {
         }
         self.model.check(pattern)?;
         let Model { mut vocab, merges, ignore_merges, .. } = self.model;
-        let mut specials = Vec::with_capacity(self.added_tokens.len());
+        let mut specials = FxHashSet::default();
         for token in self.added_tokens {
             let AddedToken { id, content, .. } = &token;
             token.check()?;
@@ -268,7 +268,7 @@ impl File {
                     vocab[content]
                 ));
             }
-            specials.push(*id);
+            specials.insert(*id);
         }
         let merges = merges.iter().map(|merge| merge_of(&vocab, merge.pair()?)).collect::<Refused<_>>()?;
         let spellings = by_id(&vocab)?;
@@ -284,7 +284,7 @@ impl File {
             pattern,
             tokens,
             merges,
-            specials,
+            specials: specials.into_iter().collect(),
             ignore_merges: ignore_merges || pattern == Pattern::Characters,
         })
     }
