@@ -12,6 +12,33 @@ from tempa._core import TempaError as Error
 from tempa._core import __version__
 
 if TYPE_CHECKING:
+    from tempa.align.dpo import DpoConfig as DpoConfig
+    from tempa.align.dpo import DpoSettings as DpoSettings
+    from tempa.align.dpo import dpo as dpo
+    from tempa.align.dpo import fit_dpo as fit_dpo
+    from tempa.align.grade import Task as Task
+    from tempa.align.grpo import GrpoConfig as GrpoConfig
+    from tempa.align.grpo import GrpoSettings as GrpoSettings
+    from tempa.align.grpo import grpo as grpo
+    from tempa.align.policy import fit_policy as fit_policy
+    from tempa.align.policy_loss import POLICIES as POLICIES
+    from tempa.align.policy_loss import Policy as Policy
+    from tempa.align.ppo import PpoConfig as PpoConfig
+    from tempa.align.ppo import PpoSettings as PpoSettings
+    from tempa.align.ppo import ppo as ppo
+    from tempa.align.records import Chat as Chat
+    from tempa.align.records import Pair as Pair
+    from tempa.align.records import chat_from as chat_from
+    from tempa.align.reward import RewardConfig as RewardConfig
+    from tempa.align.reward import RewardSettings as RewardSettings
+    from tempa.align.reward import fit_reward as fit_reward
+    from tempa.align.reward import reward as reward
+    from tempa.align.rollout import Learned as Learned
+    from tempa.align.rollout import Verified as Verified
+    from tempa.align.sft import SftConfig as SftConfig
+    from tempa.align.sft import SftSettings as SftSettings
+    from tempa.align.sft import fit_sft as fit_sft
+    from tempa.align.sft import sft as sft
     from tempa.data.documents import Document as Document
     from tempa.data.documents import read_documents as read_documents
     from tempa.data.loader import Loader as Loader
@@ -37,6 +64,33 @@ if TYPE_CHECKING:
 
 # Public name -> the module that defines it.
 _EXPORTS = {
+    "DpoConfig": "tempa.align.dpo",
+    "DpoSettings": "tempa.align.dpo",
+    "dpo": "tempa.align.dpo",
+    "fit_dpo": "tempa.align.dpo",
+    "Task": "tempa.align.grade",
+    "GrpoConfig": "tempa.align.grpo",
+    "GrpoSettings": "tempa.align.grpo",
+    "grpo": "tempa.align.grpo",
+    "fit_policy": "tempa.align.policy",
+    "POLICIES": "tempa.align.policy_loss",
+    "Policy": "tempa.align.policy_loss",
+    "PpoConfig": "tempa.align.ppo",
+    "PpoSettings": "tempa.align.ppo",
+    "ppo": "tempa.align.ppo",
+    "Chat": "tempa.align.records",
+    "Pair": "tempa.align.records",
+    "chat_from": "tempa.align.records",
+    "RewardConfig": "tempa.align.reward",
+    "RewardSettings": "tempa.align.reward",
+    "fit_reward": "tempa.align.reward",
+    "reward": "tempa.align.reward",
+    "Learned": "tempa.align.rollout",
+    "Verified": "tempa.align.rollout",
+    "SftConfig": "tempa.align.sft",
+    "SftSettings": "tempa.align.sft",
+    "fit_sft": "tempa.align.sft",
+    "sft": "tempa.align.sft",
     "Document": "tempa.data.documents",
     "Loader": "tempa.data.loader",
     "Packed": "tempa.data.packed",
