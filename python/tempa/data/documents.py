@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tempa.data.staging import staged_file
+
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 DecodeErrors = Literal["strict", "replace"]
 
 # Rows of a Parquet table held in memory at once.
 _PARQUET_ROWS = 1024
+# Characters of a batch: enough for all threads, little beside the corpus.
+_BATCH_CHARS = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,41 @@ def read_documents(
     if errors not in ("strict", "replace"):
         raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
     return _stream(corpus_files(paths), field, errors, progress or (lambda _: None))
+
+
+def in_batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Lists of documents that are worth the start of several threads, a few megabytes each."""
+    batch: list[Document] = []
+    num_chars = 0
+    for document in documents:
+        batch.append(document)
+        num_chars += len(document.text)
+        if num_chars >= _BATCH_CHARS:
+            yield batch
+            batch, num_chars = [], 0
+    if batch:
+        yield batch
+
+
+def write_documents(path: str | Path, documents: Iterable[Document], *, overwrite: bool = False) -> None:
+    """Write documents as JSON lines with the fields `text` and `source`.
+
+    Args:
+        path: A name that ends in `.jsonl`. The file appears when all documents are in it.
+        documents: What to write.
+        overwrite: Replace an earlier file.
+
+    Raises:
+        ValueError: If the name has another ending.
+        FileExistsError: If the file exists and may not be replaced.
+        OSError: If the disk refuses, with the name of the file.
+    """
+    if Path(path).suffix != ".jsonl":
+        raise ValueError(f"{path}: documents are written as JSON lines; the name should end in .jsonl")
+    with staged_file(path, overwrite=overwrite) as file:
+        for document in documents:
+            record = {"text": document.text, "source": document.source}
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
 def _stream(

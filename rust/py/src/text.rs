@@ -37,7 +37,7 @@ type Cleaned<'py> = (Vec<Option<String>>, Bound<'py, PyArray1<i32>>, Bound<'py, 
 pub(crate) fn clean_texts(
     py: Python<'_>,
     texts: Vec<PyBackedStr>,
-    thresholds: Vec<Option<f64>>,
+    thresholds: Vec<f64>,
 ) -> PyResult<Cleaned<'_>> {
     let (cleaned, (rules, values)): (Vec<_>, (Vec<_>, Vec<_>)) = py.offload(|| {
         let thresholds: Thresholds = thresholds.try_into().map_err(|given: Vec<_>| {

@@ -60,8 +60,9 @@ pub const RULES: [Rule; 28] = [
     at_most("max_duplicate_10gram", 0.10, |page| page.ngram_repeats().duplicate[5]),
 ];
 
-/// The threshold of each rule, in the order of [`RULES`]; a rule without one is off.
-pub type Thresholds = [Option<f64>; RULES.len()];
+/// The threshold of each rule, in the order of [`RULES`]. Measures are 0 or more, so a least value of 0 or a
+/// greatest of infinity switches a rule off.
+pub type Thresholds = [f64; RULES.len()];
 
 /// Why a text was rejected.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,6 +79,21 @@ impl Rule {
         (self.measure)(&Page::new(text))
     }
 
+    /// The threshold that accepts everything.
+    pub fn off(&self) -> f64 {
+        match self.bound {
+            Bound::AtLeast => 0.0,
+            Bound::AtMost => f64::INFINITY,
+        }
+    }
+
+    fn is_off(&self, threshold: f64) -> bool {
+        match self.bound {
+            Bound::AtLeast => threshold <= 0.0,
+            Bound::AtMost => threshold.is_infinite(),
+        }
+    }
+
     fn accepts(&self, value: f64, threshold: f64) -> bool {
         match self.bound {
             Bound::AtLeast => value >= threshold,
@@ -89,8 +105,10 @@ impl Rule {
 /// The first rule that rejects a text, which should be normalised before.
 pub fn verdict(text: &str, thresholds: &Thresholds) -> Option<Rejection> {
     let page = Page::new(text);
-    RULES.iter().zip(thresholds).enumerate().find_map(|(rule, (definition, threshold))| {
-        let threshold = (*threshold)?;
+    RULES.iter().zip(thresholds).enumerate().find_map(|(rule, (definition, &threshold))| {
+        if definition.is_off(threshold) {
+            return None;
+        }
         let value = (definition.measure)(&page);
         (!definition.accepts(value, threshold)).then_some(Rejection { rule, value })
     })
@@ -126,15 +144,13 @@ fn lorem_ipsum(text: &str) -> f64 {
 mod tests {
     use super::*;
 
-    const USUAL: Thresholds = {
-        let mut thresholds = [None; RULES.len()];
-        let mut at = 0;
-        while at < RULES.len() {
-            thresholds[at] = Some(RULES[at].default);
-            at += 1;
-        }
-        thresholds
-    };
+    fn usual() -> Thresholds {
+        RULES.map(|rule| rule.default)
+    }
+
+    fn off() -> Thresholds {
+        RULES.map(|rule| rule.off())
+    }
 
     fn rejected_by(text: &str, thresholds: &Thresholds) -> Option<&'static str> {
         verdict(text, thresholds).map(|rejection| RULES[rejection.rule].name)
@@ -147,7 +163,7 @@ mod tests {
             with willows since the days of their grandparents, and children learn to swim below the old mill.\n\n\
             Two bridges cross it. The older one was built of grey stone by a mason whose name nobody remembers; \
             the newer carries the railway. Trains stop at the station only twice a day.";
-        assert_eq!(rejected_by(prose, &USUAL), None);
+        assert_eq!(rejected_by(prose, &usual()), None);
     }
 
     /// Lecture L4: posts of thousands of letters M in mixed case, which made the loss of OLMo spike.
@@ -156,19 +172,19 @@ mod tests {
         let words = (0..800).map(|i| ["mMmM", "MMMMMM", "Mm", "mmmmM"][i % 4]);
         let page = words.collect::<Vec<_>>().join(" ");
         for name in ["max_top_letter", "max_repeated_chars"] {
-            let only = std::array::from_fn(|rule| USUAL[rule].filter(|_| RULES[rule].name == name));
+            let only = RULES.map(|rule| if rule.name == name { rule.default } else { rule.off() });
             assert_eq!(rejected_by(&page, &only), Some(name));
         }
     }
 
     #[test]
     fn the_first_rule_in_the_table_gives_the_verdict_and_the_threshold_itself_is_accepted() {
-        let mut thresholds = [None; RULES.len()];
+        let mut thresholds = off();
         assert_eq!(verdict("", &thresholds), None);
-        thresholds[1] = Some(2.0);
+        thresholds[1] = 2.0;
         assert_eq!(verdict("two words", &thresholds), None);
         assert_eq!(verdict("one", &thresholds), Some(Rejection { rule: 1, value: 1.0 }));
-        thresholds[0] = Some(10.0);
+        thresholds[0] = 10.0;
         assert_eq!(verdict("one", &thresholds), Some(Rejection { rule: 0, value: 3.0 }));
     }
 }

@@ -1,0 +1,201 @@
+"""`tempa data`: clean, dedup, build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from tempa import config
+from tempa.cli.group import dispatch
+from tempa.cli.progress import WorkProgress
+from tempa.data.corpus import FUNNEL, build
+from tempa.data.documents import Document, corpus_files, read_documents, write_documents
+from tempa.data.duplicates import Duplicates, dedup
+from tempa.data.funnel import FunnelReport, total_bytes
+from tempa.data.rules import Rules, clean
+from tempa.tokenizer import Tokenizer
+
+_Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
+
+
+def main(name: str, argv: list[str]) -> int:
+    """Run one subcommand."""
+    commands = {
+        "clean": (_clean, "one spelling, and quality rules that drop documents"),
+        "dedup": (_dedup, "drop exact and near duplicates"),
+        "build": (_build, "clean, dedup, split, tokenise: everything that pretraining reads"),
+    }
+    summary = "Documents (.txt, .jsonl, .parquet) to a corpus, with a report of what was dropped and why."
+    return dispatch(name, argv, summary, commands, "start with `tempa data clean FILE ... --out kept.jsonl`.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Which documents to read."""
+
+    files: _Files
+    """.txt, .jsonl or .parquet files, or directories of them."""
+    field: str = "text"
+    """Key or column that holds the text in .jsonl and .parquet files."""
+    errors: Literal["strict", "replace"] = "strict"
+    """What to do with bytes that are not UTF-8: stop, or put U+FFFD in their place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanConfig(Source):
+    """Settings of `tempa data clean`."""
+
+    out: Path
+    """The .jsonl file that gets the documents; the report goes beside it."""
+    rules: Rules = field(default_factory=Rules)
+    """Thresholds; `--rules.min-words 0` or `--rules.max-words inf` switches a rule off."""
+    overwrite: bool = False
+    """Replace an earlier file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupConfig(Source):
+    """Settings of `tempa data dedup`."""
+
+    out: Path
+    """The .jsonl file that gets the documents; the report goes beside it."""
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    """What counts as a duplicate."""
+    overwrite: bool = False
+    """Replace an earlier file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig(Source):
+    """Settings of `tempa data build`."""
+
+    out: Path
+    """The directory that gets train/, val/, tokenizer.json and funnel.json."""
+    tokenizer: Path
+    """Directory with a tokenizer.json, or the file."""
+    val_fraction: float = 0.01
+    """Share that is held out."""
+    split: Literal["hash", "tail"] = "hash"
+    """Hold out documents by the hash of their text, or the end of the corpus, which may cut a document."""
+    clean: bool = True
+    """Apply the quality rules."""
+    dedup: bool = True
+    """Drop duplicates."""
+    rules: Rules = field(default_factory=Rules)
+    """Thresholds; `--rules.min-words 0` or `--rules.max-words inf` switches a rule off."""
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    """What counts as a duplicate."""
+    overwrite: bool = False
+    """Replace an earlier corpus."""
+
+
+def _clean(argv: list[str]) -> int:
+    settings = config.parse(
+        CleanConfig,
+        argv,
+        prog="tempa data clean",
+        description="Normalise documents and drop those that a quality rule rejects.",
+    )
+    report = FunnelReport()
+    with _reading(settings) as (documents, _):
+        kept = clean(documents, settings.rules, report=report)
+        _write(settings.out, kept, report, overwrite=settings.overwrite)
+    return _show(report, f"{settings.out}, report in {_report_of(settings.out)}")
+
+
+def _dedup(argv: list[str]) -> int:
+    settings = config.parse(
+        DedupConfig,
+        argv,
+        prog="tempa data dedup",
+        description="Drop documents that are equal, or nearly so, to one that came before.",
+    )
+    report = FunnelReport()
+    with _reading(settings) as (documents, show):
+
+        def kept() -> Iterator[Document]:
+            texts = list(documents)
+            size = total_bytes(texts)
+            yield from dedup(
+                texts,
+                settings.duplicates,
+                report=report,
+                progress=lambda what, done: show(what, done, size, "bytes"),
+            )
+
+        _write(settings.out, kept(), report, overwrite=settings.overwrite)
+    return _show(report, f"{settings.out}, report in {_report_of(settings.out)}")
+
+
+def _build(argv: list[str]) -> int:
+    settings = config.parse(
+        BuildConfig,
+        argv,
+        prog="tempa data build",
+        description="Clean documents, drop duplicates, hold some out, and tokenise them into shards.",
+    )
+    tokenizer = Tokenizer.load(settings.tokenizer)
+    with _reading(settings) as (documents, show):
+        report = build(
+            documents,
+            settings.out,
+            tokenizer,
+            rules=settings.rules if settings.clean else Rules.none(),
+            duplicates=settings.duplicates if settings.dedup else Duplicates(exact=False, near=False),
+            val_fraction=settings.val_fraction,
+            split=settings.split,
+            overwrite=settings.overwrite,
+            progress=show,
+        )
+    lines = [
+        f"{name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
+        f"{counts['bytes'] / max(counts['tokens'], 1):.2f} bytes a token"
+        for name, counts in report.splits.items()
+    ]
+    return _show(report, *lines, f"{settings.out}, report in {settings.out / FUNNEL}")
+
+
+Show = Callable[[str, int, int, str], None]
+
+
+@contextmanager
+def _reading(source: Source) -> Iterator[tuple[Iterator[Document], Show]]:
+    """The documents, and a way to show work, while a progress bar shows how much has been read."""
+    total = sum(file.stat().st_size for file in corpus_files(source.files))
+    done = 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        progress.show("read", done, total, "bytes")
+
+    with WorkProgress() as progress:
+        documents = read_documents(source.files, field=source.field, errors=source.errors, progress=count)
+        yield documents, progress.show
+
+
+def _write(out: Path, documents: Iterator[Document], report: FunnelReport, *, overwrite: bool) -> None:
+    def some() -> Iterator[Document]:
+        yield from documents
+        report.raise_if_nothing_left(str(out))
+
+    write_documents(out, some(), overwrite=overwrite)
+    report.save(_report_of(out))
+
+
+def _report_of(out: Path) -> Path:
+    return out.with_suffix(".funnel.json")
+
+
+def _show(report: FunnelReport, *lines: str) -> int:
+    console = Console()
+    console.print(report.table())
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,191 @@
+"""The funnel report: what each step kept and dropped, by which rule, with examples.
+
+In each stage the documents and bytes that came in equal those that were dropped, rule by rule, plus those
+that went on; what a stage takes in is what the one before let through.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tempa.data.documents import Document
+from tempa.data.staging import staged_file
+
+EXAMPLE_CHARS = 160
+
+
+@dataclass
+class Count:
+    """Documents and the bytes of their text in UTF-8."""
+
+    documents: int = 0
+    bytes: int = 0
+
+    def add(self, num_bytes: int) -> None:
+        """Count one document."""
+        self.documents += 1
+        self.bytes += num_bytes
+
+
+@dataclass(frozen=True)
+class Example:
+    """One dropped document: where it was, why it went, how it begins."""
+
+    source: str
+    reason: str
+    text: str
+
+
+@dataclass
+class Dropped(Count):
+    """What one rule dropped."""
+
+    examples: list[Example] = field(default_factory=list)
+
+
+@dataclass
+class Stage:
+    """One step of the funnel.
+
+    Attributes:
+        name: The step.
+        max_examples: Documents shown for each rule.
+        input: What came in.
+        output: What went on.
+        dropped: What each rule dropped, in the order of first use.
+        rewritten_bytes: Bytes that normalisation removed from the documents that went on.
+    """
+
+    name: str
+    max_examples: int = 3
+    input: Count = field(default_factory=Count)
+    output: Count = field(default_factory=Count)
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    rewritten_bytes: int = 0
+
+    def keep(self, num_bytes: int, rewritten_bytes: int = 0) -> None:
+        """Count a document of `num_bytes` that goes on, shortened by `rewritten_bytes`."""
+        self.input.add(num_bytes)
+        self.output.add(num_bytes - rewritten_bytes)
+        self.rewritten_bytes += rewritten_bytes
+
+    def drop(self, rule: str, document: Document, num_bytes: int, reason: str) -> None:
+        """Count a document that `rule` drops."""
+        self.input.add(num_bytes)
+        dropped = self.dropped.setdefault(rule, Dropped())
+        dropped.add(num_bytes)
+        if len(dropped.examples) < self.max_examples:
+            dropped.examples.append(Example(document.source, reason, document.text[:EXAMPLE_CHARS]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stage as plain values."""
+        return {
+            "name": self.name,
+            "input": vars(self.input),
+            "dropped": {
+                rule: {**vars(dropped), "examples": [vars(example) for example in dropped.examples]}
+                for rule, dropped in self.dropped.items()
+            },
+            "rewritten_bytes": self.rewritten_bytes,
+            "output": vars(self.output),
+        }
+
+
+class FunnelReport:
+    """Collects the stages of a run of the pipeline.
+
+    Args:
+        max_examples: Dropped documents shown for each rule.
+
+    >>> from tempa.data.rules import Rules, clean
+    >>> report = FunnelReport()
+    >>> kept = list(clean([Document("short", "a.txt")], Rules(min_chars=100), report=report))
+    >>> report.stages[0].dropped["min_chars"].documents
+    1
+    """
+
+    def __init__(self, max_examples: int = 3) -> None:
+        self.max_examples = max_examples
+        self.stages: list[Stage] = []
+        self.splits: dict[str, dict[str, int]] = {}
+
+    def stage(self, name: str) -> Stage:
+        """Begin a stage."""
+        self.stages.append(Stage(name, self.max_examples))
+        return self.stages[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, as they are saved."""
+        stages = [stage.to_dict() for stage in self.stages]
+        return {"stages": stages, **({"splits": self.splits} if self.splits else {})}
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON.
+
+        Raises:
+            OSError: If the disk refuses; an earlier file of this name stays as it was.
+        """
+        with staged_file(path, overwrite=True) as file:
+            file.write(json.dumps(self.to_dict(), indent=1, ensure_ascii=False).encode())
+
+    def table(self) -> Table:
+        """The report as a table for the terminal."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("step and rule", no_wrap=True)
+        for name in ("documents", "%", "MB", "%"):
+            table.add_column(name, justify="right", no_wrap=True)
+        whole = self.stages[0].input if self.stages else Count()
+        table.add_row(*_cells("read", whole, whole), style="bold")
+        for stage in self.stages:
+            for rule, dropped in sorted(stage.dropped.items(), key=lambda item: -item[1].documents):
+                table.add_row(*_cells(f"  - {rule}", dropped, whole))
+            if stage.rewritten_bytes:
+                table.add_row("  - normalised", "", "", *_bytes(stage.rewritten_bytes, whole))
+            table.add_row(*_cells(f"after {stage.name}", stage.output, whole), style="bold")
+        return table
+
+    def raise_if_nothing_left(self, sources: str) -> None:
+        """Say why, if no document came through the last stage.
+
+        Raises:
+            ValueError: Naming the rule that dropped most and how to switch it off.
+        """
+        if self.stages and not self.stages[-1].output.documents:
+            dropped = {rule: drop for stage in self.stages for rule, drop in stage.dropped.items()}
+            if not dropped:
+                raise ValueError(f"{sources}: no documents")
+            rule = max(dropped, key=lambda rule: dropped[rule].documents)
+            off = "0" if rule.startswith("min_") else "inf"
+            raise ValueError(
+                f"{sources}: no document is left; {rule} dropped {dropped[rule].documents} "
+                f"of {self.stages[0].input.documents}, set it to {off} to switch it off"
+            )
+
+
+def total_bytes(documents: Iterable[Document]) -> int:
+    """Bytes of the texts in UTF-8."""
+    return sum(utf8_bytes(document.text) for document in documents)
+
+
+def utf8_bytes(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _cells(name: str, count: Count, whole: Count) -> tuple[str, ...]:
+    return (
+        name,
+        f"{count.documents:,}",
+        f"{100 * count.documents / max(whole.documents, 1):.1f}",
+        *_bytes(count.bytes, whole),
+    )
+
+
+def _bytes(value: int, whole: Count) -> tuple[str, str]:
+    return f"{value / 1e6:,.2f}", f"{100 * value / max(whole.bytes, 1):.1f}"

@@ -1,0 +1,92 @@
+"""`tempa data`: the three commands end to end, and one line for each kind of wrong input."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from tempa.cli import run
+from tempa.data.rules import Rules
+from tempa.data.shards import Shards
+from tempa.tokenizer import Tokenizer
+
+SENTENCES = [
+    f"The {animal} of {place} lives in the hills and comes down to the river with its young to drink, "
+    f"and the people of the village have a story about it that they tell in the evening."
+    for animal in ("fox", "heron", "badger", "otter")
+    for place in ("Tamar", "Severn", "Wye", "Dee", "Tees")
+]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Five documents of four sentences, one of them twice, and one of noise."""
+    path = tmp_path / "pages.jsonl"
+    texts = [" ".join(SENTENCES[i::5]) for i in range(5)]
+    pages = [*texts, texts[0].upper(), "mMmM " * 100]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in pages))
+    return path
+
+
+def command(*words):
+    return run(["data", *map(str, words)])
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_clean_then_dedup_write_documents_and_reports(corpus, tmp_path, capsys):
+    off = {name: value for name, value in asdict(Rules.none()).items() if name != "max_top_letter"}
+    rules = [word for name, value in off.items() for word in (f"--rules.{name.replace('_', '-')}", value)]
+    assert command("clean", corpus, "--out", tmp_path / "clean.jsonl", *rules) == 0
+    assert "max_top_letter" in capsys.readouterr().out
+    assert len(lines(tmp_path / "clean.jsonl")) == 6
+    assert command("dedup", tmp_path / "clean.jsonl", "--out", tmp_path / "unique.jsonl") == 0
+    kept = lines(tmp_path / "unique.jsonl")
+    assert kept[0]["source"] == f"{tmp_path / 'clean.jsonl'}:1"
+    report = json.loads((tmp_path / "unique.funnel.json").read_text())
+    assert report["stages"][0]["dropped"]["exact"]["documents"] == 1
+    assert report["stages"][0]["output"]["documents"] == len(kept)
+
+
+def test_build_writes_what_pretraining_reads(corpus, tmp_path, capsys):
+    tokenizer = Tokenizer.train(SENTENCES, vocab_size=300)
+    tokenizer.save(tmp_path / "tokenizer")
+    words = ["--tokenizer", tmp_path / "tokenizer", "--no-clean", "--no-dedup", "--val-fraction", 0.4]
+    assert command("build", corpus, "--out", tmp_path / "corpus", *words) == 0
+    out = capsys.readouterr().out
+    train, val = (Shards(tmp_path / "corpus" / name) for name in ("train", "val"))
+    assert train.num_documents + val.num_documents == 7
+    assert f"train: {train.num_documents} documents, {train.num_tokens:,} tokens" in out
+    assert Tokenizer.load(tmp_path / "corpus").sha256 == tokenizer.sha256
+
+
+def test_settings_come_from_a_file_too(corpus, tmp_path):
+    settings = tmp_path / "clean.toml"
+    off = "\n".join(f"{name} = {value}" for name, value in asdict(Rules.none()).items())
+    settings.write_text(f'files = ["{corpus}"]\nout = "{tmp_path}/out.jsonl"\n[rules]\n{off}\n')
+    assert command("clean", settings, "--rules.min-chars", 1e6) == 1
+    assert command("clean", settings) == 0
+    assert len(lines(tmp_path / "out.jsonl")) == 7
+
+
+def test_wrong_input_is_one_line_that_names_the_file(corpus, tmp_path, capsys):
+    def message(*words):
+        assert command("clean", *words, "--out", tmp_path / "out.jsonl") == 1
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        return err
+
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "bad.txt").write_bytes(b"ab\xff")
+    assert "none.txt: no such file" in message(tmp_path / "none.txt")
+    assert "empty.txt: the corpus is empty" in message(tmp_path / "empty.txt")
+    assert "bad.txt: not UTF-8: byte 0xff at offset 2" in message(tmp_path / "bad.txt")
+    assert "no document is left; min_chars dropped 7 of 7" in message(corpus, "--rules.min-chars", 1e6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.txt", "empty.txt", "pages.jsonl"]
+
+
+def test_an_unknown_subcommand_suggests_the_nearest(capsys):
+    assert command("cleen") == 2
+    assert "did you mean 'clean'" in capsys.readouterr().err
