@@ -41,8 +41,13 @@ if TYPE_CHECKING:
     from tempa.align.sft import sft as sft
     from tempa.data.documents import Document as Document
     from tempa.data.documents import read_documents as read_documents
+    from tempa.data.duplicates import Duplicates as Duplicates
+    from tempa.data.duplicates import dedup as dedup
+    from tempa.data.funnel import FunnelReport as FunnelReport
     from tempa.data.loader import Loader as Loader
     from tempa.data.packed import Packed as Packed
+    from tempa.data.rules import Rules as Rules
+    from tempa.data.rules import clean as clean
     from tempa.data.shards import Shards as Shards
     from tempa.data.shards import ShardWriter as ShardWriter
     from tempa.engine import Completion as Completion
@@ -92,10 +97,15 @@ _EXPORTS = {
     "fit_sft": "tempa.align.sft",
     "sft": "tempa.align.sft",
     "Document": "tempa.data.documents",
+    "Duplicates": "tempa.data.duplicates",
+    "FunnelReport": "tempa.data.funnel",
     "Loader": "tempa.data.loader",
     "Packed": "tempa.data.packed",
+    "Rules": "tempa.data.rules",
     "ShardWriter": "tempa.data.shards",
     "Shards": "tempa.data.shards",
+    "clean": "tempa.data.rules",
+    "dedup": "tempa.data.duplicates",
     "read_documents": "tempa.data.documents",
     "Completion": "tempa.engine",
     "Engine": "tempa.engine",
