@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 
@@ -44,3 +46,12 @@ def test_a_traceback_can_be_asked_for(monkeypatch) -> None:
     monkeypatch.setenv("TEMPA_TRACEBACK", "1")
     with pytest.raises(ValueError, match="unknown item"):
         cli.run(["bench", "nothing"])
+
+
+@pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
+def test_a_reader_that_leaves_is_no_error(options) -> None:
+    command = [sys.executable, *options, "-m", "tempa", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -33,7 +33,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main() -> None:
     """Entry point of the console script."""
     # Usage and one-line errors go to stderr, results to stdout.
-    sys.exit(run(sys.argv[1:]))
+    try:
+        status = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has gone; there is nobody left to tell, nor at the flush on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)
 
 
 def run(argv: list[str]) -> int:
@@ -59,9 +66,7 @@ def run(argv: list[str]) -> int:
         print(f"tempa {name}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of a pipe has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        raise
     except (ValueError, KeyError, OSError, TempaError) as error:
         if os.environ.get("TEMPA_TRACEBACK"):
             raise
