@@ -141,6 +141,16 @@ class Loader:
     @property
     def num_positions(self) -> int: ...
 
+# attend.rs
+def paged_decode(
+    queries: NDArray[np.float32],
+    keys: NDArray[np.float32],
+    values: NDArray[np.float32],
+    tables: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+    window: int | None,
+) -> NDArray[np.float32]: ...
+
 # kv.rs
 @final
 class BlockPool:

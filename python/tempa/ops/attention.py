@@ -8,6 +8,7 @@ values are also written to a paged cache (prefill), and new tokens that attend t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+from tempa import _core
 
 # A sequence joins a bucket if padding it to the bucket's length adds at most this share, or this many tokens:
 # one more call to the kernel costs about as much as a few padded tokens.
@@ -35,7 +38,8 @@ class AttentionSpec:
         collect: (T,) int64, the padded place of each token, or None as above.
         slots: (T,) int64, where the cache keeps each token's key and value, or None without a cache.
         tables: (n, blocks) int32, the cache blocks of each sequence, or None for `packed`.
-        mask: (n, 1, L, S) bool, which cached places each query sees, or None for `packed`.
+        lengths: (n,) int64, tokens of each sequence, the new ones included, or None for `packed`.
+        block_size: Tokens per cache block, for `paged`.
     """
 
     num_tokens: int
@@ -46,7 +50,8 @@ class AttentionSpec:
     collect: Tensor | None = None
     slots: Tensor | None = None
     tables: Tensor | None = None
-    mask: Tensor | None = None
+    lengths: Tensor | None = None
+    block_size: int = 0
 
     @classmethod
     def packed(
@@ -95,35 +100,34 @@ class AttentionSpec:
 
     @classmethod
     def paged(
-        cls,
-        tables: Tensor,
-        lengths: Tensor,
-        slots: Tensor,
-        *,
-        block_size: int,
-        num_new: int = 1,
-        window: int | None = None,
+        cls, tables: Tensor, lengths: Tensor, slots: Tensor, *, block_size: int, window: int | None = None
     ) -> AttentionSpec:
-        """The last tokens of sequences whose earlier ones are in the cache.
+        """The last tokens of sequences whose earlier ones are in the cache, equally many of each.
 
         Args:
             tables: (n, blocks) int32; row i lists the blocks of sequence i, then anything valid.
             lengths: (n,) int64, tokens of each sequence, the new ones included.
-            slots: (n * num_new,) int64, where the new tokens' keys and values go.
-            block_size: Tokens per block.
-            num_new: New tokens per sequence, the same for all.
+            slots: (n * L,) int64, where the keys and values of the L new tokens of each sequence go.
+            block_size: Tokens per cache block.
             window: How many tokens back a query sees, itself included; all when None.
         """
         _check_window(window)
-        place = torch.arange(tables.shape[1] * block_size, device=tables.device)  # (S,)
-        last = (
-            lengths[:, None] - num_new + torch.arange(num_new, device=lengths.device)
-        )  # (n, L) query positions
-        mask = place <= last[:, :, None]
-        if window is not None:
-            mask &= place > last[:, :, None] - window
         longest = int(lengths.max()) if len(lengths) else 0
-        return cls(len(slots), longest, window, slots=slots, tables=tables.flatten(), mask=mask.unsqueeze(1))
+        return cls(
+            len(slots), longest, window, slots=slots, tables=tables, lengths=lengths, block_size=block_size
+        )
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """(n, 1, L, S) bool for `paged`: which cached places each new token sees."""
+        assert self.lengths is not None
+        assert self.tables is not None
+        num_new = self.num_tokens // len(self.lengths)
+        place = torch.arange(self.tables.shape[1] * self.block_size, device=self.lengths.device)  # (S,)
+        query = self.lengths[:, None] - num_new + torch.arange(num_new, device=self.lengths.device)
+        query = query[:, None, :, None]  # (n, 1, L, 1)
+        seen = place <= query
+        return seen if self.window is None else seen & (place > query - self.window)
 
 
 def _check_window(window: int | None) -> None:
@@ -165,8 +169,13 @@ def attention(
 
     Returns:
         (T, H, D)
+
+    Raises:
+        ValueError: If gradients are asked for through a cache.
     """
     if cache is not None and spec.slots is not None:
+        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+            raise ValueError("a cache keeps no gradients; call the model under torch.inference_mode()")
         cache.keys.flatten(0, 1).index_copy_(0, spec.slots, k)
         cache.values.flatten(0, 1).index_copy_(0, spec.slots, v)
         if spec.tables is not None:
@@ -204,20 +213,39 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, count: int, length: int, window: int
 
 def _paged(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
     assert spec.tables is not None
-    assert spec.mask is not None
-    n, _, new, _ = spec.mask.shape
+    assert spec.lengths is not None
+    n = len(spec.lengths)
+    if q.device.type == "cpu" and q.dtype == torch.float32 == cache.keys.dtype and spec.num_tokens == n:
+        out = _core.paged_decode(
+            q.contiguous().numpy(),
+            cache.keys.numpy(),
+            cache.values.numpy(),
+            spec.tables.numpy(),
+            spec.lengths.numpy(),
+            spec.window,
+        )
+        return torch.from_numpy(out)
+    return paged_by_gather(q, spec, cache)
+
+
+def paged_by_gather(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
+    """Paged attention on any device: gather the blocks of each sequence, then mask what is behind its end."""
+    assert spec.tables is not None
+    n, num_new = len(spec.tables), spec.num_tokens // max(len(spec.tables), 1)
     heads, head_dim = cache.keys.shape[-2:]
     keys, values = (
-        pool.index_select(0, spec.tables).view(n, -1, heads, head_dim).transpose(1, 2)  # (n, Hkv, S, D)
+        pool.index_select(0, spec.tables.flatten()).view(n, -1, heads, head_dim).transpose(1, 2)
         for pool in (cache.keys, cache.values)
-    )
+    )  # (n, Hkv, S, D)
     # The heads of a group read the same keys: they become more queries of one head.
     group = q.shape[1] // heads
-    q = q.view(n, new, heads, group, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (n, Hkv, group * L, D)
-    mask = spec.mask if new == 1 or group == 1 else spec.mask.repeat(1, 1, group, 1)
+    q = (
+        q.view(n, num_new, heads, group, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    )  # (n, Hkv, group L, D)
+    mask = spec.mask if num_new == 1 else spec.mask.repeat(1, 1, group, 1)
     out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-    out = out.view(n, heads, group, new, head_dim).permute(0, 3, 1, 2, 4)
-    return out.reshape(n * new, heads * group, head_dim)
+    out = out.view(n, heads, group, num_new, head_dim).permute(0, 3, 1, 2, 4)
+    return out.reshape(n * num_new, heads * group, head_dim)
 
 
 class _Spread(torch.autograd.Function):

@@ -4,10 +4,12 @@
 //! ([`ragged`]). Randomness is a pure function of `(seed, stream, index)` ([`rng`]). The result of a
 //! parallel function does not depend on the number of threads.
 
+pub mod attend;
 pub mod bpe;
 pub mod chat;
 pub mod dedup;
 pub mod error;
+mod exp;
 pub mod grade;
 pub mod kv;
 pub mod monitor;

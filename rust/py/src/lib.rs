@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+mod attend;
 mod border;
 mod bpe;
 mod chat;
@@ -21,6 +22,8 @@ mod text;
 mod _core {
     use super::*;
 
+    #[pymodule_export]
+    use attend::paged_decode;
     #[pymodule_export]
     use bpe::{PieceCounts, StreamDecoder, Tokenizer};
     #[pymodule_export]

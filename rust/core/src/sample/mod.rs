@@ -6,7 +6,7 @@
 //! rest of the batch. No pass sorts more than one bin of a histogram.
 
 mod cut;
-mod exp;
+mod passes;
 
 use rayon::prelude::*;
 
@@ -93,14 +93,14 @@ fn draw_row(
     if !(top_p > 0.0 && top_p <= 1.0) {
         return Err(format!("top_p must be above 0 and at most 1, got {top_p}"));
     }
-    let max = exp::finite_max(row).ok_or_else(|| {
+    let max = passes::finite_max(row).ok_or_else(|| {
         match row.iter().position(|x| x.is_nan() || *x == f32::INFINITY) {
             Some(id) => format!("the logit of token {id} is {}", row[id]),
             None => "no logit is finite".to_owned(),
         }
     })?;
     let scale = if temperature == 0.0 { 1.0 } else { temperature };
-    let total = exp::exponentials(row, max, scale, &mut scratch.mass);
+    let total = passes::exponentials(row, max, scale, &mut scratch.mass);
     let token = if temperature == 0.0 {
         row.iter().position(|&x| x >= max).unwrap_or(0)
     } else {
@@ -111,7 +111,7 @@ fn draw_row(
         } else {
             total
         };
-        exp::find(mass, u * kept)
+        passes::find(mass, u * kept)
     };
     Ok((token as i64, (row[token] / scale - max / scale) - total.ln() as f32))
 }
