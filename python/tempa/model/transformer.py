@@ -65,12 +65,15 @@ class Attention(nn.Module):
         """(T, width) to (T, width)."""
         c = self.config
         qkv = self.qkv(x).unflatten(-1, (-1, c.head_dim))  # (T, H + 2 Hkv, D)
-        qk, v = qkv.split((c.num_heads + c.num_kv_heads, c.num_kv_heads), dim=1)
-        if c.qk_norm:
-            qk = rms_norm(qk, eps=c.norm_eps)
-        if turns is not None:
-            qk = rope(qk, turns)
-        q, k = qk.split((c.num_heads, c.num_kv_heads), dim=1)
+        if c.qk_norm or turns is not None:
+            qk, v = qkv.split((c.num_heads + c.num_kv_heads, c.num_kv_heads), dim=1)
+            if c.qk_norm:
+                qk = rms_norm(qk, eps=c.norm_eps)
+            if turns is not None:
+                qk = rope(qk, turns)
+            q, k = qk.split((c.num_heads, c.num_kv_heads), dim=1)
+        else:
+            q, k, v = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)
         out: Tensor = self.out(attention(q, k, v, spec, cache).flatten(1))
         return out
 

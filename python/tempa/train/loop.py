@@ -97,17 +97,19 @@ class _Fit:
         tokenizer: Tokenizer | None,
     ) -> None:
         self.model, self.stage, self.config, self.run, self.tokenizer = model, stage, config, run, tokenizer
-        device = choose_device(config.device)
+        self.device = choose_device(config.device)
         self.modules = stage.modules()
         for module in (model, *self.modules.values()):
-            module.to(device)
-        bf16 = choose_precision(config.precision, device, model) == "bf16"
-        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
+            module.to(self.device)
+        bf16 = choose_precision(config.precision, self.device, model) == "bf16"
+        self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=bf16)
         named = [("", model), *((f"{name}.", module) for name, module in self.modules.items())]
         self.optimizer = Optimizer(named, config)
         self.step = self.num_tokens = 0
         self.train_s = self.train_cpu_s = 0.0
-        self.summary = f"{stage.name}: {device}, {'bf16' if bf16 else 'fp32'}\n{self.optimizer.describe()}"
+        self.summary = (
+            f"{stage.name}: {self.device}, {'bf16' if bf16 else 'fp32'}\n{self.optimizer.describe()}"
+        )
 
     def train(self) -> FitResult:
         config, run = self.config, self.run
@@ -150,7 +152,7 @@ class _Fit:
     def _update(self) -> dict[str, float]:
         """One step: gradients of all micro-batches, clip, update."""
         wall, cpu = time.perf_counter(), time.process_time()
-        torch.manual_seed(self.config.seed << 32 | self.step)
+        self._seed_step()
         micro_batches, denominator = self.stage.micro_batches(self.step)
         if micro_batches and not denominator > 0:
             raise ValueError(f"{self.stage.name} counted {denominator} things to learn in step {self.step}")
@@ -185,6 +187,14 @@ class _Fit:
         self.train_cpu_s += time.process_time() - cpu
         self.progress.update(self.step, measures.get("loss", 0.0), num_tokens, step_s)
         return {**measures, "lr": self.config.lr * scale, "tokens": self.num_tokens}
+
+    def _seed_step(self) -> None:
+        """Make torch's global random numbers a function of (seed, step)."""
+        seed = self.config.seed << 32 | self.step
+        # Not torch.manual_seed, which takes a millisecond to ask for every kind of device.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
 
     def _diverged(self, loss: float, norm: float) -> DivergedError:
         self.optimizer.zero_grad()
