@@ -1,4 +1,7 @@
-"""Writes docs/numbers.md from benches/results/*.json: every result, also where a peer is better."""
+"""Writes docs/numbers.md from benches/results/*.json: every result, also where a peer is better.
+
+The table on the README's first screen is a choice of the same results, written between two comments there.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,46 @@ Written by `benches/report.py` from `benches/results`; `make bench` measures and
 over rounds, with the distance between the quartiles. The last column says how ours compares with that side.
 """
 
+# What the README shows: words for the reader, group and case of the result.
+HIGHLIGHTS = [
+    (
+        "encode English, GPT-2 vocabulary, one thread",
+        "encode a batch, GPT-2 vocabulary, 1 thread",
+        "english, first",
+    ),
+    ("learn 16,384 tokens from English, one thread", "train 16,384 tokens, 1 thread", "english"),
+    ("`import tempa` in a new process", "start a process", "import tempa"),
+]
+START, END = "<!-- written by benches/report.py -->", "<!-- end -->"
+
 
 def main() -> int:
-    sections = [section(read(path)) for path in sorted((ROOT / "benches" / "results").glob("*.json"))]
+    results = [read(path) for path in sorted((ROOT / "benches" / "results").glob("*.json"))]
     page = ROOT / "docs" / "numbers.md"
-    page.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
-    print(f"wrote {page.relative_to(ROOT)}: {len(sections)} benches")
+    page.write_text("\n".join([HEAD, *map(section, results)]), encoding="utf-8")
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    table = highlights([row for rows in results for row in rows])
+    readme.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
+    print(f"wrote {page.relative_to(ROOT)} and the table in {readme.name}: {len(results)} benches")
     return 0
+
+
+def highlights(results: list[Result]) -> str:
+    """The README's table; what has not been measured is left out."""
+    lines = ["| what | tempa | beside | measured by |", "| --- | ---: | --- | --- |"]
+    origins = {}
+    for words, group, name in HIGHLIGHTS:
+        sides = {row.side: row for row in results if (row.group, row.name) == (group, name)}
+        ours = sides.pop(OURS, None)
+        if ours is None:
+            continue
+        peers = sorted(sides.values(), key=lambda row: row.ratio or 0)
+        beside = ", ".join(f"{row.side} {quantity(row.median, row.unit)}" for row in peers)
+        lines.append(f"| {words} | {quantity(ours.median, ours.unit)} | {beside} | `{ours.command}` |")
+        origins[f"{describe(ours.machine)}, {ours.date}"] = None
+    return "\n".join([*lines, "", f"Medians on {'; '.join(origins)}."])
 
 
 def section(results: list[Result]) -> str:
