@@ -54,11 +54,13 @@ def gradient():
     """The gradient of one step as the loop makes it, flat."""
 
     def gradient(model, stage, step=0):
-        model.zero_grad()
+        for module in (model, *stage.modules().values()):
+            module.zero_grad()
         micros, denominator = stage.micro_batches(step)
         for micro in micros:
             (stage.loss(model, micro).total / denominator).backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        modules = (model, *stage.modules().values())
+        return torch.cat([p.grad.flatten() for m in modules for p in m.parameters() if p.grad is not None])
 
     return gradient
 

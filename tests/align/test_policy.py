@@ -41,12 +41,14 @@ def stage_of(model, tokenizer, name="dr_grpo", settings=GrpoSettings, *, policy=
     )
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "gspo"])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "gspo", "ppo"])
 @pytest.mark.parametrize("rows", [4, 1])
 def test_trap_l1_the_gradient_does_not_depend_on_the_layout(
     model, tokenizer, gradient, relative, monkeypatch, name, rows
 ):
-    stage = stage_of(model, tokenizer, name)
+    """For PPO, that of the value model included."""
+    changes = {"settings": PpoSettings, "batch_size": 16, "minibatches": 1} if name == "ppo" else {}
+    stage = stage_of(model, tokenizer, name, **changes)
     whole = gradient(model, stage)
     assert len(stage.micro_batches(0)[0]) == 1
     pieces = [slice(i, i + rows) for i in range(0, 16, rows)]
