@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tempa._core import TempaError
 from tempa.model import ScalarHead, Transformer, save_model
+from tempa.report import write_run_report
 from tempa.train import checkpoint
 from tempa.train.optim import Optimizer, clip_gradients
 from tempa.train.precision import choose_device, choose_precision
@@ -125,6 +126,7 @@ class _Fit:
                 self.progress = stack.enter_context(TrainProgress(self.stage.name, config.steps, self.step))
                 self.progress.note(f"resuming from {newest}" if newest else self.summary)
                 newest = self._train_on(stop, fresh=newest is None)
+                write_run_report(run.path)
             metrics = next(row["eval"] for row in reversed(run.rows()) if "eval" in row)
             return FitResult(run, newest, metrics, self.step, self.train_cpu_s, self.train_s)
 
