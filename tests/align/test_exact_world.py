@@ -91,11 +91,8 @@ def train(world, policy, *, steps, samples=256, lr=0.1, kl_coef=BETA, groups=8):
             groups,
             policy,
             kl_coef=kl_coef,
-            reference=lambda _, picked=picked: ref[picked].flatten(),
-            values=lambda _, picked=picked: (
-                values.detach()[PREFIXES[picked]].flatten(),
-                torch.zeros(samples),
-            ),
+            ref_logps=ref[picked].flatten(),
+            values=(values.detach()[PREFIXES[picked]].flatten(), torch.zeros(samples)),
         )
         terms = policy_loss(
             logps[picked].flatten(),

@@ -103,7 +103,8 @@ def test_trap_l16_a_response_keeps_its_task(model, tokenizer):
 
 
 def test_trap_l14_a_reward_of_zero_is_a_reward():
-    assert Verified(lambda *_: 0.0)([response(1)]).tolist() == [0.0]
+    for zero in (0.0, 0, False, np.float32(0)):
+        assert Verified(lambda *_, zero=zero: zero)([response(1)]).tolist() == [0.0]
     for wrong in (None, float("nan"), "1"):
         with pytest.raises(ValueError, match="expected a finite number"):
             Verified(lambda *_, wrong=wrong: wrong)([response(1)])
@@ -153,8 +154,8 @@ def test_an_advantage_is_that_of_every_token_of_its_response():
 def test_the_divergence_in_the_reward_comes_before_the_baseline():
     """RLOO: R - beta * sum of k1 within the response, then the others' mean."""
     responses = [response(1, logp=-1.0), response(2, logp=-2.0)]
-    reference = lambda _: torch.full((3,), -1.5)  # noqa: E731
-    experience = experience_of(responses, [1.0, 1.0], POLICIES["rloo"], kl_coef=0.1, reference=reference)
+    reference = torch.full((3,), -1.5)
+    experience = experience_of(responses, [1.0, 1.0], POLICIES["rloo"], kl_coef=0.1, ref_logps=reference)
     first, second = 1 - 0.1 * 0.5, 1 - 0.1 * -1.0
     expected = torch.tensor([first - second, second - first, second - first])
     torch.testing.assert_close(experience.advantages, expected)
@@ -165,11 +166,11 @@ def test_the_divergence_in_the_reward_comes_before_the_baseline():
 def test_only_a_response_that_was_cut_off_is_bootstrapped(finished, bootstrap):
     """Ch4 R10."""
     policy = Policy(adv="gae", lam=1.0)
-    values = lambda _: (torch.tensor([1.0, 2.0]), torch.tensor([4.0]))  # noqa: E731
+    values = torch.tensor([1.0, 2.0]), torch.tensor([4.0])
     experience = experience_of([response(2, finished=finished)], [3.0], policy, num_samples=1, values=values)
     assert experience.returns.tolist() == [3.0 + bootstrap] * 2
     assert experience.old_values.tolist() == [1.0, 2.0]
-    with pytest.raises(ValueError, match="value head"):
+    with pytest.raises(ValueError, match="value model"):
         experience_of([response(2)], [3.0], policy)
 
 

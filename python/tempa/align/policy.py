@@ -7,6 +7,7 @@ run repeats no half-used rollout and needs nothing but the weights.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -150,10 +151,13 @@ class PolicyStage(Stage):
                 f"none of {len(tasks)} prompts leaves room for {settings.max_new_tokens} new tokens "
                 f"in the {model.config.max_positions} tokens the model reads"
             )
+        left_out = len(tasks) + len(held_out) - len(self.tasks) - len(self.held_out)
+        if left_out:
+            print(f"{self.name}: prompts longer than {room} tokens left out: {left_out}", file=sys.stderr)
         self.updates_per_round = settings.minibatches * settings.epochs
         self.engine = Engine(model, tokenizer)
         self.reference = copy.deepcopy(model).requires_grad_(False) if settings.kl_coef else None
-        self.format = partial(ready, settings)
+        self.number_format = partial(ready, settings)
         self.experience: Experience | None = None
         self._shown: list[dict[str, Any]] = []
 
@@ -187,7 +191,7 @@ class PolicyStage(Stage):
     def _collect(self, round_index: int) -> Experience:
         settings = self.settings
         records = records_of_step(len(self.tasks), settings.batch_size, round_index, settings.seed)
-        with self.format(self.model):
+        with self.number_format(self.model):
             responses = sample(
                 self.engine,
                 self.tokenizer,
@@ -198,24 +202,26 @@ class PolicyStage(Stage):
                 seeds=rollout_seeds(settings.seed, round_index, len(records)),
             )
             scores = self.scorer(responses)
-            reference = values = None
+            ref_logps = values = None
+            rows = [response.row for response in responses]
             if self.reference is not None:
-                self.reference.to(self.model.device)
-                reference = partial(token_logps, self.reference)
-                reference = partial(
-                    reference, micro_tokens=settings.micro_tokens, temperature=settings.temperature
+                ref_logps = token_logps(
+                    self.reference.to(self.model.device),
+                    rows,
+                    settings.micro_tokens,
+                    temperature=settings.temperature,
                 )
             if self.value is not None:
-                values = partial(token_values, self.value, micro_tokens=settings.micro_tokens)
-            return make_experience(
-                responses,
-                scores,
-                settings.samples,
-                self.policy,
-                kl_coef=settings.kl_coef,
-                reference=reference,
-                values=values,
-            )
+                values = token_values(self.value, rows, settings.micro_tokens)
+        return make_experience(
+            responses,
+            scores,
+            settings.samples,
+            self.policy,
+            kl_coef=settings.kl_coef,
+            ref_logps=ref_logps,
+            values=values,
+        )
 
     def loss(self, model: Transformer, micro: Micro) -> Loss:
         """Weighted policy loss, plus the value loss with the same weights.

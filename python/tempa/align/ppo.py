@@ -13,6 +13,7 @@ from tempa.align.rollout import Learned
 from tempa.align.settings import Places, hold_out, load_start
 from tempa.model import load_scalar
 from tempa.train.loop import FitResult
+from tempa.train.precision import choose_device
 from tempa.train.run import RunDir, resolve_model
 
 
@@ -55,5 +56,5 @@ def ppo(config: PpoConfig) -> FitResult:
         raise ValueError(f"{directory}: the reward model has another tokenizer than {config.model}")
     tasks, held_out = hold_out(load_prompts(config.data), config.data)
     run = RunDir.open(config.out, config, overwrite=config.overwrite)
-    scorer = Learned(copy.deepcopy(value), micro_tokens=config.micro_tokens)
+    scorer = Learned(copy.deepcopy(value).to(choose_device(config.device)), micro_tokens=config.micro_tokens)
     return fit_policy(model, tokenizer, tasks, held_out, scorer, POLICIES["ppo"], config, run, value=value)

@@ -6,7 +6,8 @@ sampled it: the same weights, the same temperature, no truncated distribution (t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,7 +79,7 @@ class Verified:
         """
         scores = [self.reward(response.text, response.task) for response in responses]
         for value, response in zip(scores, responses, strict=True):
-            if not isinstance(value, (int, float)) or not np.isfinite(value):
+            if not isinstance(value, numbers.Real) or not np.isfinite(value):
                 raise ValueError(f"the reward of {response.text!r} is {value!r}, expected a finite number")
         return torch.tensor(scores, dtype=torch.float32)
 
@@ -221,8 +222,8 @@ def make_experience(
     policy: Policy,
     *,
     kl_coef: float = 0.0,
-    reference: Callable[[Sequence[Rendered]], Tensor] | None = None,
-    values: Callable[[Sequence[Rendered]], tuple[Tensor, Tensor]] | None = None,
+    ref_logps: Tensor | None = None,
+    values: tuple[Tensor, Tensor] | None = None,
 ) -> Experience:
     """Turn scored responses into advantages.
 
@@ -235,14 +236,15 @@ def make_experience(
         num_samples: Responses to each prompt.
         policy: The switches.
         kl_coef: Weight of the divergence.
-        reference: Log-probabilities of response tokens under the reference; see `token_logps`.
-        values: Values of response tokens; see `token_values`.
+        ref_logps: (T,) under the reference, see `token_logps`; None keeps no reference.
+        values: (T,) and (n,) values, see `token_values`; for adv="gae".
+
+    Raises:
+        ValueError: If adv="gae" has no values.
     """
-    rows = [response.row for response in responses]
     lengths = torch.tensor([len(response.logps) for response in responses])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     old_logps = torch.from_numpy(np.concatenate([response.logps for response in responses]))
-    ref_logps = reference(rows) if reference else None
     finished = torch.tensor([response.is_finished for response in responses])
 
     if policy.kl and policy.kl[0] == "reward" and ref_logps is not None:
@@ -259,9 +261,8 @@ def make_experience(
         advantages = baselines[policy.adv](totals).flatten().repeat_interleave(lengths)
     elif policy.adv == "gae":
         if values is None:
-            raise ValueError("adv='gae' needs a value head")
-        old_values, last_values = values(rows)
-        last_values = torch.where(finished, 0.0, last_values)
+            raise ValueError("adv='gae' needs a value model")
+        old_values, last_values = values[0], torch.where(finished, 0.0, values[1])
         advantages, returns = adv.gae(rewards, old_values, offsets, lam=policy.lam, last_values=last_values)
         advantages = adv.whiten(advantages)
     else:
