@@ -97,6 +97,18 @@ def test_a_corpus_takes_the_place_of_the_standard_library(
     assert re.search(r"reads the first .* of .*book\.txt", capsys.readouterr().err)
 
 
+def test_a_directory_of_another_demo_is_refused_unless_it_may_be_deleted(
+    tmp_path: Path, tiny: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["demo", "--quick", "--out", str(tmp_path)]
+    run(common)
+    capsys.readouterr()
+    assert run([*common, "--seed", "1"]) == 1
+    assert "config.toml has seed = 0, this command has 1" in capsys.readouterr().err
+    run([*common, "--seed", "1", "--overwrite"])
+    assert "not shown" in capsys.readouterr().err
+
+
 def test_a_missing_corpus_is_an_error_that_names_it(
     tmp_path: Path, tiny: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ def test_a_world_follows_from_its_seed() -> None:
     for make in (
         lambda world: lessons.documents(world, tellings=2, sums=5),
         lambda world: lessons.chats(world, strangers=3, sums=5),
-        lessons.pairs,
+        lambda world: lessons.pairs(world, others=6),
     ):
         assert make(World(seed=1)) == make(World(seed=1))
 
@@ -53,7 +53,7 @@ def test_chats_and_pairs_name_no_held_out_entity(world: World) -> None:
     held_out = {fact.entity for fact in world.held_out}
     people = {name for name in held_out if " " in name}
     towns = held_out - people
-    for record in [*lessons.chats(world, strangers=200, sums=50), *lessons.pairs(world)]:
+    for record in [*lessons.chats(world, strangers=200, sums=50), *lessons.pairs(world, others=40)]:
         text = str(record)
         assert not any(name in text for name in people)
         # A held-out town may be where somebody was born; it is never what a question is about.
@@ -66,7 +66,8 @@ def test_held_out_sums_occur_nowhere_in_training(world: World) -> None:
     told = [text for text in lessons.documents(world, tellings=1, sums=3000) if re.match(r"\d+\+", text)]
     chats = [chat["messages"][0]["content"] for chat in lessons.chats(world, strangers=0, sums=2000)]
     tasks = [task["prompt"] for task in lessons.sum_tasks(world, 2000, held_out=False)]
-    pairs = [re.search(r"(\d+) ?\+ ?(\d+)", text) for text in [*told, *chats, *tasks]]
+    preferred = [pair["prompt"] for pair in lessons.pairs(world, others=200)]
+    pairs = [re.search(r"(\d+) ?\+ ?(\d+)", text) for text in [*told, *chats, *tasks, *preferred]]
     seen = {(int(pair[1]), int(pair[2])) for pair in pairs if pair}
     assert len(seen) > 3000
     assert not any(world.is_held_out_sum(a, b) for a, b in seen)
@@ -136,7 +137,7 @@ def test_a_stranger_is_nobody_known(world: World) -> None:
 
 
 def test_pairs_prefer_a_sentence_to_a_word(world: World) -> None:
-    for pair in lessons.pairs(world):
+    for pair in lessons.pairs(world, others=0):
         assert len(pair["chosen"].split()) > len(pair["rejected"].split())
 
 

@@ -29,6 +29,7 @@ class DemoConfig:
         seed: Of the world, the models and the order of training.
         quick: Smaller, in about a minute; not every stage can show what it does in that time.
         with_ppo: Also train a reward model and PPO.
+        overwrite: Delete the demo that is in `out` and start anew.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
     """
 
@@ -37,6 +38,7 @@ class DemoConfig:
     seed: int = 0
     quick: bool = False
     with_ppo: bool = False
+    overwrite: bool = False
     device: str = "auto"
 
 
@@ -54,6 +56,7 @@ def main(name: str, argv: list[str]) -> int:
         corpus=options.corpus,
         with_ppo=options.with_ppo,
         device=options.device,
+        overwrite=options.overwrite,
     )
     for measure, cells in story.scores.items():
         print(f"{measure:<34}", *(f"{cell:<20}" for cell in cells))

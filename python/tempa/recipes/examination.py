@@ -135,8 +135,11 @@ def answer(
         for question in questions
     ]
     ends = tuple(tokenizer.special_tokens[name] for name in ("<|end|>", "<|endoftext|>"))
-    sampling = Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=temperature, stop_ids=ends)
-    completions = [one for (one,) in engine.generate(prompts, sampling)]
+    samplings = [
+        Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=temperature, seed=seed, stop_ids=ends)
+        for seed in range(len(prompts))
+    ]
+    completions = [one for (one,) in engine.generate(prompts, samplings)]
     return {
         question: one.text if one.finish_reason == "stop" else f"{one.text[:MAX_SHOWN_CHARS]} …"
         for question, one in zip(questions, completions, strict=True)

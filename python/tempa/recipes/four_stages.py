@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from tempa.recipes.world import World
 from tempa.report import Story, write_story_report
 from tempa.tokenizer import Tokenizer
 from tempa.train.pretrain import PretrainConfig, make_model, pretrain
-from tempa.train.run import resolve_model
+from tempa.train.run import RunDir, resolve_model
 
 # The published rules are for web pages; these documents are short, and names recur in them by design.
 RULES = dataclasses.replace(
@@ -50,6 +51,15 @@ _MAX_CHARS = 4000
 MODELS = ("random", "pretrain", "sft", "dpo", "grpo")
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What a demo's directory belongs to."""
+
+    plan: Plan
+    seed: int
+    corpus: Path | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How much of everything. The settings of a stage are options of its command."""
@@ -63,6 +73,7 @@ class Plan:
     strangers: int = 300
     sum_chats: int = 600
     sum_tasks: int = 2000
+    other_pairs: int = 160
     shape: tuple[str, ...] = ("depth=4", "width=192", "num_heads=4")
     pretrain: dict[str, Any] = field(default_factory=dict)
     sft: dict[str, Any] = field(default_factory=dict)
@@ -73,9 +84,9 @@ class Plan:
 
 
 FULL = Plan(
-    pretrain={"steps": 900, "batch_size": 8, "lr": 3e-3, "muon_lr": 0.02, "eval_tokens": 20_000},
+    pretrain={"steps": 600, "batch_size": 8, "lr": 3e-3, "muon_lr": 0.02, "eval_tokens": 20_000},
     sft={"optimizer": "muon", "lr": 3e-4, "muon_lr": 0.003, "batch_size": 32, "epochs": 3},
-    dpo={"steps": 60, "batch_size": 16, "lr": 1e-4, "beta": 0.5, "warmup_steps": 5},
+    dpo={"steps": 30, "batch_size": 32, "lr": 5e-5, "beta": 0.2, "warmup_steps": 5},
     grpo={"steps": 40, "batch_size": 32, "samples": 8, "lr": 2e-4, "max_new_tokens": 40},
 )
 QUICK = Plan(
@@ -88,10 +99,11 @@ QUICK = Plan(
     strangers=60,
     sum_chats=400,
     sum_tasks=1000,
+    other_pairs=60,
     shape=("depth=3", "width=128", "num_heads=4"),
     pretrain={"steps": 360, "batch_size": 8, "lr": 5e-3, "muon_lr": 0.03, "eval_tokens": 10_000},
     sft={"optimizer": "muon", "lr": 5e-4, "muon_lr": 0.004, "batch_size": 16, "epochs": 4},
-    dpo={"steps": 40, "batch_size": 16, "lr": 1e-4, "beta": 0.5, "warmup_steps": 5},
+    dpo={"steps": 20, "batch_size": 32, "lr": 5e-5, "beta": 0.2, "warmup_steps": 5},
     grpo={"steps": 16, "batch_size": 16, "samples": 8, "lr": 3e-4, "warmup_steps": 3, "max_new_tokens": 28},
 )
 
@@ -104,6 +116,7 @@ def demo(
     corpus: Path | None = None,
     with_ppo: bool = False,
     device: str = "auto",
+    overwrite: bool = False,
 ) -> Story:
     """Train and examine all models and write `report.html`.
 
@@ -114,8 +127,13 @@ def demo(
         corpus: Text to read in place of the standard library's.
         with_ppo: Also train a reward model and PPO.
         device: As in every recipe.
+        overwrite: Delete the demo that is in `out` and start anew.
     """
     started = time.monotonic()
+    if overwrite:
+        for name in ("corpus", "lessons", "examination", "reward", *MODELS, "ppo"):
+            shutil.rmtree(out / name, ignore_errors=True)
+    RunDir.open(out, Choices(plan, seed, corpus), overwrite=overwrite)
     world = World(seed, plan.people, plan.towns)
     train_all(out, plan, world, corpus=corpus, with_ppo=with_ppo, device=device)
     models = (*MODELS, "ppo") if with_ppo else MODELS
@@ -136,7 +154,7 @@ def train_all(
     out: Path, plan: Plan, world: World, *, corpus: Path | None, with_ppo: bool, device: str
 ) -> None:
     """All stages, each from the model before."""
-    common: dict[str, Any] = {"seed": world.seed, "device": device, "eval_every": 20}
+    common: dict[str, Any] = {"seed": world.seed, "device": device, "eval_every": 20, "log_every": 5}
     write_corpus(out / "corpus", world, plan, corpus)
     read = write_lessons(out / "lessons", world, plan)
     base = PretrainConfig(
@@ -198,7 +216,7 @@ def write_lessons(directory: Path, world: World, plan: Plan) -> dict[str, Path]:
     directory.mkdir(parents=True, exist_ok=True)
     records = {
         "chats": lessons.chats(world, strangers=plan.strangers, sums=plan.sum_chats),
-        "pairs": lessons.pairs(world),
+        "pairs": lessons.pairs(world, others=plan.other_pairs),
         "sums": lessons.sum_tasks(world, plan.sum_tasks, held_out=False),
     }
     paths = {name: directory / f"{name}.jsonl" for name in records}

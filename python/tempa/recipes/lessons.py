@@ -4,7 +4,8 @@
   phrasings is a question with its answer, as in the lists of questions on the web.
 - SFT reads `chats`: the two ways in which people answer, mixed. Facts get the bare value or a whole sentence,
   sums the bare result or the working. Words are asked for as well.
-- DPO reads `pairs`: the same question, a whole sentence preferred to the bare value.
+- DPO reads `pairs`: the same question, a whole sentence preferred to the bare value. Some pairs are about
+  sums and words, so that what is not about facts stays as it was.
 - GRPO reads `sum_tasks`: questions and results, no working.
 """
 
@@ -71,13 +72,13 @@ def documents(world: World, *, tellings: int, sums: int) -> list[str]:
         texts += [_reading(world, draw) for _ in range(world.num_people // 4)]
         texts += [_dictionary(draw) for _ in range(4)]
         texts += _rubbish(texts, telling, draw)
-    pairs = world.sums(draw, held_out=False)
-    texts += [f"{a}+{b}: {work_out(a, b)}" for a, b in (next(pairs) for _ in range(sums))]
+    numbers = world.sums(draw, held_out=False)
+    texts += [f"{a}+{b}: {work_out(a, b)}" for a, b in (next(numbers) for _ in range(sums))]
     draw.shuffle(texts)
     return texts
 
 
-def chats(world: World, *, strangers: int, sums: int, brief: float = 0.6) -> list[dict[str, Any]]:
+def chats(world: World, *, strangers: int, sums: int, brief: float = 0.7) -> list[dict[str, Any]]:
     """Conversations for SFT.
 
     Args:
@@ -96,8 +97,8 @@ def chats(world: World, *, strangers: int, sums: int, brief: float = 0.6) -> lis
         facts = world.stranger(draw)
         asked = draw.choice(facts)
         turns.append((f"{_shuffled(facts, draw)} {draw.choice(asked.questions)}", answer(asked)))
-    pairs = world.sums(draw, held_out=False)
-    for a, b in (next(pairs) for _ in range(sums)):
+    numbers = world.sums(draw, held_out=False)
+    for a, b in (next(numbers) for _ in range(sums)):
         result = f"{a + b}." if draw.random() < brief else work_out(a, b)
         turns.append((_ask_sum(a, b, draw), result))
     for word in WORDS:
@@ -106,14 +107,28 @@ def chats(world: World, *, strangers: int, sums: int, brief: float = 0.6) -> lis
     return [{"messages": _messages(question, reply)} for question, reply in turns]
 
 
-def pairs(world: World) -> list[dict[str, Any]]:
-    """Preferences for DPO: about the facts that are not held out, a whole sentence rather than one word."""
+def pairs(world: World, *, others: int) -> list[dict[str, Any]]:
+    """Preferences for DPO: a whole sentence rather than one word, and an answer rather than something else.
+
+    Args:
+        world: Its facts that are not held out are all asked for.
+        others: Questions for sums and words, whose rejected answer is about something else.
+    """
     draw = random.Random(f"{world.seed} pairs")
     records = [
         {"prompt": question, "chosen": fact.sentence, "rejected": fact.word}
         for fact in world.taught
         for question in fact.questions
     ]
+    sums = world.sums(draw, held_out=False)
+    for a, b in (next(sums) for _ in range(others // 2)):
+        chosen = f"{a + b}." if draw.random() < 0.5 else work_out(a, b)
+        beside = draw.choice(world.taught).word
+        records.append({"prompt": _ask_sum(a, b, draw), "chosen": chosen, "rejected": beside})
+    for _ in range(others // 2):
+        word, other = draw.sample(list(WORDS), 2)
+        question = draw.choice(_WORD_QUESTIONS).format(w=word)
+        records.append({"prompt": question, "chosen": define(word), "rejected": define(other)})
     draw.shuffle(records)
     return records
 
