@@ -81,6 +81,17 @@ def test_trap_p13_the_mask_covers_the_response_and_its_end(stopping_model, token
         assert r.text == tokenizer.decode(generated[: len(generated) - r.is_finished])
 
 
+def test_trap_l13_what_is_trained_are_the_sampled_ids_and_not_their_text_again(model, tokenizer):
+    """A random model says tokens that its text would not be cut into."""
+    responses = rollout(model, tokenizer)
+    generated = [r.row.ids[r.row.mask == 1].tolist() for r in responses]
+    assert any(tokenizer.encode(r.text) != ids for r, ids in zip(responses, generated, strict=True))
+    for r, ids in zip(responses, generated, strict=True):
+        prompt = r.row.ids[r.row.mask == 0]
+        (scores,) = Engine(model, tokenizer).score(prompt, [ids])
+        np.testing.assert_allclose(r.logps, scores, atol=1e-5)
+
+
 def test_a_response_depends_on_its_seed_and_not_on_the_batch(model, tokenizer):
     together = rollout(model, tokenizer)
     alone = rollout(model, tokenizer, TASKS[2:], seeds=rollout_seeds(0, 0, 3)[2:])
