@@ -63,5 +63,10 @@ def test_bars_show_value_interval_and_note() -> None:
     assert "of 200" in html
 
 
+def test_bars_keep_the_colours_they_are_given() -> None:
+    html = bar_plot([Bar("ours", 0.5, color=3), Bar("theirs", 0.5)], title="rate")
+    assert [index for index in range(6) if f"var(--c{index})" in html] == [1, 3]
+
+
 def test_bars_of_zeros_have_a_scale() -> None:
     ET.fromstring(bar_plot([Bar("none", 0.0, 0.0, 0.0)], title="rate"))

@@ -27,7 +27,7 @@ class DemoConfig:
         out: The directory of all runs and of report.html.
         corpus: Text to pretrain on in place of the standard library's: a file or directory of documents.
         seed: Of the world, the models and the order of training.
-        quick: Smaller, in about a minute; not every stage can show what it does in that time.
+        quick: A smaller world and model, in about a minute and a half.
         with_ppo: Also train a reward model and PPO.
         overwrite: Delete the demo that is in `out` and start anew.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
@@ -58,7 +58,7 @@ def main(name: str, argv: list[str]) -> int:
         device=options.device,
         overwrite=options.overwrite,
     )
-    for measure, cells in story.scores.items():
+    for measure, cells in [("", story.models), *story.scores.items()]:
         print(f"{measure:<34}", *(f"{cell:<20}" for cell in cells))
     for claim in story.failures:
         print(f"tempa {name}: not shown: {claim}", file=sys.stderr)

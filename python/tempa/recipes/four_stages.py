@@ -84,7 +84,14 @@ class Plan:
 
 
 FULL = Plan(
-    pretrain={"steps": 600, "batch_size": 8, "lr": 3e-3, "muon_lr": 0.02, "eval_tokens": 20_000},
+    pretrain={
+        "steps": 600,
+        "batch_size": 8,
+        "lr": 3e-3,
+        "muon_lr": 0.02,
+        "eval_every": 50,
+        "eval_tokens": 20_000,
+    },
     sft={"optimizer": "muon", "lr": 3e-4, "muon_lr": 0.003, "batch_size": 32, "epochs": 3},
     dpo={"steps": 30, "batch_size": 32, "lr": 5e-5, "beta": 0.2, "warmup_steps": 5},
     grpo={"steps": 40, "batch_size": 32, "samples": 8, "lr": 2e-4, "max_new_tokens": 40},
@@ -101,7 +108,14 @@ QUICK = Plan(
     sum_tasks=1000,
     other_pairs=60,
     shape=("depth=3", "width=128", "num_heads=4"),
-    pretrain={"steps": 360, "batch_size": 8, "lr": 5e-3, "muon_lr": 0.03, "eval_tokens": 10_000},
+    pretrain={
+        "steps": 360,
+        "batch_size": 8,
+        "lr": 5e-3,
+        "muon_lr": 0.03,
+        "eval_every": 60,
+        "eval_tokens": 10_000,
+    },
     sft={"optimizer": "muon", "lr": 5e-4, "muon_lr": 0.004, "batch_size": 16, "epochs": 4},
     dpo={"steps": 20, "batch_size": 32, "lr": 5e-5, "beta": 0.2, "warmup_steps": 5},
     grpo={"steps": 16, "batch_size": 16, "samples": 8, "lr": 3e-4, "warmup_steps": 3, "max_new_tokens": 28},

@@ -74,7 +74,7 @@ def tell(out: Path, results: Mapping[str, Results], gzip_bits: float, facts: Map
 
 def _pretraining(out: Path, results: Mapping[str, Results], gzip_bits: float) -> Chapter:
     before, after = results["random"].bits_per_byte, results["pretrain"].bits_per_byte
-    bars = [_bar("random", before), Bar("gzip -9", gzip_bits), _bar("pretrain", after)]
+    bars = [_bar("random", before), Bar("gzip -9", gzip_bits, color=5), _bar("pretrain", after)]
     has_passed = after.high < before.low and after.high < gzip_bits
     claim = "It predicts held-out text better than before, and better than gzip"
     return Chapter(
@@ -108,7 +108,7 @@ def _instructions(out: Path, results: Mapping[str, Results]) -> Chapter:
 def _preferences(out: Path, results: Mapping[str, Results]) -> Chapter:
     wins = win_rate(results["dpo"].styles, results["sft"].styles)
     kept, had = results["dpo"].facts, results["sft"].facts
-    duel = [Bar("instruction-tuned", 1 - wins.mean), _bar("dpo", wins)]
+    duel = [Bar(_name("sft"), 1 - wins.mean, color=_color("sft")), _bar("dpo", wins)]
     return Chapter(
         "Preference tuning: answer as people like it",
         "The conversations mixed one-word answers and whole sentences. Pairs of answers now say that the "
@@ -173,7 +173,13 @@ def _rise(claim: str, measure: str, compared: tuple[str, str], results: Mapping[
 
 
 def _bar(model: str, estimate: Estimate) -> Bar:
-    return Bar(_name(model), estimate.mean, estimate.low, estimate.high, f"of {estimate.count}")
+    note = f"of {estimate.count}"
+    return Bar(_name(model), estimate.mean, estimate.low, estimate.high, note, _color(model))
+
+
+def _color(model: str) -> int:
+    """As on the first screen."""
+    return list(NAMES).index(model) if model in NAMES else len(NAMES)
 
 
 def _name(model: str) -> str:

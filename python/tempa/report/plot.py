@@ -31,6 +31,7 @@ class Bar:
         low: Lower end of its interval.
         high: Upper end.
         note: Shown after the number.
+        color: One of the page's colours; the place among the bars when None.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Bar:
     low: float | None = None
     high: float | None = None
     note: str = ""
+    color: int | None = None
 
 
 def line_plot(
@@ -109,7 +111,8 @@ def bar_plot(bars: Sequence[Bar], *, title: str, unit: str = "", top: float | No
             shown += f" [{number(percent * bar.low, 3)}, {number(percent * bar.high, 3)}]"
             width = f"{100 * min((bar.high - bar.low) / scale, 1.0):.2f}%"
             whisker = tag("s", style=f"left:{place(bar.low)};width:{width}")
-        fill = tag("i", style=f"width:{place(bar.value)};background:var(--c{index % 6})")
+        color = (index if bar.color is None else bar.color) % 6
+        fill = tag("i", style=f"width:{place(bar.value)};background:var(--c{color})")
         rows.append(
             tag(
                 "div",
