@@ -33,6 +33,7 @@ from tempa.recipes.standard_library import docstrings
 from tempa.recipes.world import World
 from tempa.report import Story, write_story_report
 from tempa.tokenizer import Tokenizer
+from tempa.train.precision import choose_device
 from tempa.train.pretrain import PretrainConfig, make_model, pretrain
 from tempa.train.run import RunDir, resolve_model
 
@@ -151,7 +152,7 @@ def demo(
     world = World(seed, plan.people, plan.towns)
     train_all(out, plan, world, corpus=corpus, with_ppo=with_ppo, device=device)
     models = (*MODELS, "ppo") if with_ppo else MODELS
-    results = {name: examined(out, name, world) for name in models}
+    results = {name: examined(out, name, world, device) for name in models}
     tokenizer = Tokenizer.load(out / "corpus")
     facts = {
         "last call": f"{time.monotonic() - started:.0f} s",
@@ -211,17 +212,14 @@ def real_text(corpus: Path, max_bytes: int) -> list[Document]:
     taken: list[Document] = []
     size = 0
     for document in read_documents(corpus):
-        taken += [
-            Document(document.text[start : start + _MAX_CHARS], document.source)
-            for start in range(0, len(document.text), _MAX_CHARS)
-        ]
-        size += len(document.text.encode())
-        if size > max_bytes:
-            print(
-                f"demo: reads the first {size / 1e6:.1f} MB of {corpus}; `tempa pretrain` reads all",
-                file=sys.stderr,
-            )
-            break
+        for start in range(0, len(document.text), _MAX_CHARS):
+            if size >= max_bytes:
+                read = f"reads the first {size / 1e6:.2f} MB of {corpus}"
+                print(f"demo: {read}; `tempa data build` and `tempa pretrain` read all", file=sys.stderr)
+                return taken
+            piece = document.text[start : start + _MAX_CHARS]
+            taken.append(Document(piece, document.source))
+            size += len(piece.encode())
     return taken
 
 
@@ -240,12 +238,13 @@ def write_lessons(directory: Path, world: World, plan: Plan) -> dict[str, Path]:
     return paths
 
 
-def examined(out: Path, name: str, world: World) -> Results:
+def examined(out: Path, name: str, world: World, device: str) -> Results:
     """The examination of one model, made once."""
     path = out / "examination" / f"{name}.json"
     if not path.exists():
         model, tokenizer = load_model(resolve_model(out / name))
         assert tokenizer is not None
+        model.to(choose_device(device))
         texts = held_out_texts(out / "corpus", tokenizer)
         # Without training no answer is likelier than another: what is shown of it is drawn.
         temperature = 1.0 if name == "random" else 0.0
