@@ -68,7 +68,7 @@ def tell(out: Path, results: Mapping[str, Results], gzip_bits: float, facts: Map
             for name, title in _MEASURES.items()
         },
         funnel=json.loads((out / "corpus" / FUNNEL).read_text("utf-8")),
-        facts=facts,
+        facts={**facts, "time in updates": _times(out, results)},
     )
 
 
@@ -163,6 +163,16 @@ def _reinforcement(out: Path, results: Mapping[str, Results]) -> Chapter:
         ],
         [_curve(out / "ppo", "reward", "reward while training")],
     )
+
+
+def _times(out: Path, results: Mapping[str, Results]) -> str:
+    """Seconds of training in each stage, over all calls of the demo."""
+    seconds = {
+        name: read_rows(out / name / "metrics.jsonl")[-1]["time"]["train_s"]
+        for name in results
+        if name != "random"
+    }
+    return ", ".join(f"{_name(name)} {value:.0f} s" for name, value in seconds.items())
 
 
 def _rise(claim: str, measure: str, compared: tuple[str, str], results: Mapping[str, Results]) -> Verdict:

@@ -144,7 +144,7 @@ def _funnel(funnel: Mapping[str, Any]) -> Markup:
     rows: list[list[object]] = [["read", *_counts(whole, whole), ""]]
     for stage in funnel["stages"]:
         for rule, dropped in stage["dropped"].items():
-            example = dropped["examples"][0]["text"][:90] if dropped["examples"] else ""
+            example = dropped["examples"][0]["text"][:70] if dropped["examples"] else ""
             rows.append([f"dropped: {rule}", *_counts(dropped, whole), tag("small", example)])
         rows.append([tag("b", f"after {stage['name']}"), *_counts(stage["output"], whole), ""])
     return join([tag("h2", "The text"), table(["", "documents", "MB", "% of bytes", "example"], rows)])
