@@ -170,10 +170,12 @@ def test_activations_equal_their_formulas() -> None:
     assert_same(ops.swiglu(x), gate * gate.sigmoid() * up, [x])
 
 
-@pytest.fixture(params=["one pass", "chunks"])
+@pytest.fixture(params=["one chunk", "chunks"])
 def chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "chunks":
         monkeypatch.setattr(linear_loss, "CHUNK_LOGITS", 3 * 11)
+        monkeypatch.setattr(linear_loss, "CHUNK_TOKENS", 1)
+        monkeypatch.setattr(linear_loss, "KEPT_LOGITS", 0)
 
 
 @pytest.mark.usefixtures("chunked")
@@ -185,6 +187,9 @@ def test_cross_entropy_equals_the_full_table_of_logits(cap: float | None) -> Non
     assert total == weights.sum()
     expected = -(reference.logp(hidden, weight, targets, softcap=cap) * weights).sum()
     assert_same(loss, expected, [hidden, weight])
+    with torch.no_grad():
+        without_gradient, _ = ops.linear_cross_entropy(hidden, weight, targets, weights, softcap=cap)
+    torch.testing.assert_close(without_gradient, expected.detach(), **CLOSE)
 
 
 @pytest.mark.usefixtures("chunked")
@@ -193,6 +198,8 @@ def test_logp_equals_the_full_table_of_logits(cap: float | None) -> None:
     hidden, weight, targets = draw(10, 6), draw(11, 6, seed=1), torch.arange(10)
     ours = ops.linear_logp(hidden, weight, targets, temperature=0.7, softcap=cap)
     assert_same(ours, reference.logp(hidden, weight, targets, 0.7, cap), [hidden, weight])
+    with torch.no_grad():
+        assert torch.equal(ours, ops.linear_logp(hidden, weight, targets, temperature=0.7, softcap=cap))
 
 
 @pytest.mark.usefixtures("chunked")

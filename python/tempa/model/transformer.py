@@ -66,6 +66,7 @@ class Attention(nn.Module):
         c = self.config
         qkv = self.qkv(x).unflatten(-1, (-1, c.head_dim))  # (T, H + 2 Hkv, D)
         if c.qk_norm or turns is not None:
+            # Queries and keys together: half the passes.
             qk, v = qkv.split((c.num_heads + c.num_kv_heads, c.num_kv_heads), dim=1)
             if c.qk_norm:
                 qk = rms_norm(qk, eps=c.norm_eps)

@@ -13,8 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logits per chunk. Below this, one plain pass is faster; above, the chunk still fills the machine.
-CHUNK_LOGITS = 1 << 23
+# Logits per chunk: few enough to stay in the cache of a CPU between the passes over them.
+CHUNK_LOGITS = 1 << 21
+# Tokens per chunk, even if that is more logits: every chunk reads and adds to whole (V, D) matrices.
+CHUNK_TOKENS = 512
+# Up to so many logits, `linear_logp` keeps them for the backward instead of computing them again.
+KEPT_LOGITS = 1 << 23
 
 
 def softcap(logits: Tensor, cap: float | None) -> Tensor:
@@ -43,11 +47,12 @@ def linear_cross_entropy(
     chosen = weights.nonzero().squeeze(1)
     if len(chosen) < len(weights):
         hidden, targets, weights = hidden[chosen], targets[chosen], weights[chosen]
-    if len(targets) * len(weight) <= CHUNK_LOGITS:
-        losses = -_logps(F.linear(hidden, weight), targets, 1.0, softcap)
-        return torch.dot(losses, weights.to(losses.dtype)), total
     hidden, weight = _cast(hidden, weight)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, weights, softcap)
+    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, weights, softcap)
+    else:
+        logps = _chunked_logps(hidden, weight, targets, 1.0, softcap)
+        loss = -torch.dot(logps, weights.to(logps.dtype))
     return loss, total
 
 
@@ -68,9 +73,11 @@ def linear_logp(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive to score, got {temperature}")
-    if len(targets) * len(weight) <= CHUNK_LOGITS:
-        return _logps(F.linear(hidden, weight), targets, temperature, softcap)
     hidden, weight = _cast(hidden, weight)
+    if not (torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)):
+        return _chunked_logps(hidden, weight, targets, temperature, softcap)
+    if len(targets) * len(weight) <= KEPT_LOGITS:
+        return _logps(F.linear(hidden, weight), targets, temperature, softcap)
     logps: Tensor = _LinearLogp.apply(hidden, weight, targets, temperature, softcap)
     return logps
 
@@ -105,7 +112,23 @@ def _capped(logits: Tensor, cap: float | None) -> tuple[Tensor, Tensor | None]:
 
 
 def _chunks(num_tokens: int, vocab_size: int) -> range:
-    return range(0, num_tokens, max(1, CHUNK_LOGITS // vocab_size))
+    return range(0, num_tokens, max(CHUNK_TOKENS, CHUNK_LOGITS // vocab_size))
+
+
+def _chunked_logps(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, cap: float | None
+) -> Tensor:
+    chunks = _chunks(len(targets), len(weight))
+    parts = [slice(i, i + chunks.step) for i in chunks] or [slice(0)]
+    return torch.cat([_logps(hidden[p] @ weight.T, targets[p], temperature, cap) for p in parts])
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total += a.T @ b`, without a temporary of that size where the dtypes allow."""
+    if total.dtype == a.dtype:
+        total.addmm_(a.T, b)
+    else:
+        total += a.T @ b
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -130,7 +153,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad *= slope
             grad = grad.to(weight.dtype)
             hidden_grad[part] = grad @ weight
-            weight_grad += grad.T @ h
+            _add_product(weight_grad, grad, h)
         ctx.save_for_backward(hidden_grad, weight_grad.to(weight.dtype))
         return loss
 
@@ -145,14 +168,9 @@ class _LinearLogp(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, cap: float | None
     ) -> Tensor:
-        chunks = _chunks(len(targets), len(weight))
-        logps = [
-            _logps(hidden[i : i + chunks.step] @ weight.T, targets[i : i + chunks.step], temperature, cap)
-            for i in chunks
-        ]
         ctx.save_for_backward(hidden, weight, targets)
         ctx.temperature, ctx.cap = temperature, cap
-        return torch.cat(logps)
+        return _chunked_logps(hidden, weight, targets, temperature, cap)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
@@ -171,5 +189,5 @@ class _LinearLogp(torch.autograd.Function):
                 logits_grad *= slope
             logits_grad = logits_grad.to(weight.dtype)
             hidden_grad[part] = logits_grad @ weight
-            weight_grad += logits_grad.T @ h
+            _add_product(weight_grad, logits_grad, h)
         return hidden_grad, weight_grad.to(weight.dtype), None, None, None

@@ -32,34 +32,48 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
 
 
 class _RmsNorm(torch.autograd.Function):
-    """torch's fused forward and a backward of few passes; torch's own on CPU takes three times as long."""
+    """Few passes both ways; torch composes its own on CPU from many, and takes three times as long."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.eps = eps
-        return F.rms_norm(x, x.shape[-1:], weight, eps)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = _scale(wide, eps)
+        ctx.save_for_backward(x, scale, weight)
+        unit = wide * scale
+        return (unit if weight is None else unit.mul_(weight)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
-        return *rms_norm_gradients(grad, x, weight, ctx.eps), None
+        x, scale, weight = ctx.saved_tensors
+        return *_gradients(grad, x, scale, weight), None
 
 
 def rms_norm_gradients(
     grad: Tensor, x: Tensor, weight: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of `rms_norm` for x and, if there is one, for the weight."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    x_wide, grad = x.to(wide), grad.to(wide)
-    norm = torch.linalg.vector_norm(x_wide, dim=-1, keepdim=True)
-    scale = torch.rsqrt(norm.square().div_(x.shape[-1]).add_(eps))  # 1 / rms, (..., 1)
-    unit = x_wide * scale
-    weight_grad = None
-    if weight is not None:
-        weight_grad = (grad * unit).flatten(0, -2).sum(0).to(weight.dtype)
-        grad = grad * weight
-    along = torch.linalg.vecdot(grad, unit).unsqueeze(-1)  # what moves along x does not change the result
+    scale = _scale(x.to(torch.promote_types(x.dtype, torch.float32)), eps)
+    return _gradients(grad, x, scale, weight)
+
+
+def _scale(x: Tensor, eps: float) -> Tensor:
+    """(..., 1), what a row is multiplied by."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scale: Tensor = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return scale
+
+
+def _gradients(grad: Tensor, x: Tensor, scale: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    grad = grad.to(scale.dtype)
+    unit = x * scale
+    by_unit = grad * unit
+    # What moves a row along itself does not change the result.
+    if weight is None:
+        weight_grad, along = None, by_unit.sum(-1, keepdim=True)
+    else:
+        wide = weight.to(scale.dtype)
+        weight_grad, along = by_unit.flatten(0, -2).sum(0).to(weight.dtype), (by_unit @ wide).unsqueeze(-1)
+        grad = grad * wide
     x_grad = torch.addcmul(grad, unit, along, value=-1 / x.shape[-1]).mul_(scale)
     return x_grad.to(x.dtype), weight_grad
 
