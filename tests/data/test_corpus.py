@@ -10,8 +10,9 @@ import pytest
 
 from tempa.data.corpus import build, split_documents, write_shards
 from tempa.data.documents import Document, read_documents, write_documents
-from tempa.data.duplicates import Duplicates
-from tempa.data.rules import Rules
+from tempa.data.duplicates import Duplicates, dedup
+from tempa.data.funnel import FunnelReport
+from tempa.data.rules import Rules, clean
 from tempa.data.shards import Shards
 from tempa.data.staging import staged_directory, staged_file
 from tempa.tokenizer import Tokenizer
@@ -59,6 +60,13 @@ def test_a_corpus_holds_every_kept_document_once_and_its_own_tokenizer(tmp_path,
     splits = saved["splits"].values()
     for unit in ("documents", "bytes"):
         assert dedup["output"][unit] == sum(split[unit] for split in splits)
+
+
+def test_a_chain_of_calls_reports_its_stages_in_order(documents):
+    report = FunnelReport()
+    dedup(clean(documents, report=report), report=report)
+    assert [stage.name for stage in report.stages] == ["clean", "dedup"]
+    assert report.stages[1].input == report.stages[0].output
 
 
 def test_the_hash_split_keeps_a_document_on_its_side(documents):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from tempa import _core
 from tempa.data.documents import Document, in_batches
-from tempa.data.funnel import FunnelReport, utf8_bytes
+from tempa.data.funnel import FunnelReport, Stage, utf8_bytes
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def clean(
         rules: The thresholds, the published ones when None.
         report: Gets a stage named "clean".
 
-    Yields:
-        The documents that pass, normalised, in their order.
+    Returns:
+        The documents that pass, normalised, in their order; they are cleaned while they are taken.
 
     >>> from dataclasses import replace
     >>> documents = [Document("a fine day ", "diary"), Document("MMMMmmmm mMmM", "forum")]
@@ -145,7 +145,14 @@ def clean(
     """
     rules = Rules() if rules is None else rules
     names, thresholds = list(asdict(rules)), list(asdict(rules).values())
+    # Before the first document is taken, so that the stages of a chain of calls stay in order.
     stage = (report or FunnelReport()).stage("clean")
+    return _kept(documents, names, thresholds, stage)
+
+
+def _kept(
+    documents: Iterable[Document], names: list[str], thresholds: list[float], stage: Stage
+) -> Iterator[Document]:
     for batch in in_batches(documents):
         texts = [document.text for document in batch]
         normal, verdicts, values = _core.clean_texts(texts, thresholds)

@@ -1,7 +1,7 @@
 //! A random order without a table: a keyed permutation of `0..n`.
 //!
 //! The permutation is a Feistel network over the next even power of two, walked until it lands inside `0..n`.
-//! Any place can be asked for alone, in about a hundred nanoseconds, for any `n` up to 2^62.
+//! Any place can be asked for alone, in less than a microsecond, for any `n` up to 2^62.
 
 use crate::rng;
 

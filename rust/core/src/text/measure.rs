@@ -7,13 +7,9 @@ use rustc_hash::FxHashMap;
 use super::repeats::{NgramRepeats, PieceRepeats, ngram_repeats, piece_repeats};
 use super::words::is_unspaced;
 
-/// English words of which ordinary prose has at least two (Gopher).
-const STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "with"];
-const BULLETS: [char; 10] = ['•', '‣', '▪', '▫', '◦', '●', '■', '-', '–', '*'];
-/// Characters that end a sentence, and what may close after them.
-const SENTENCE_ENDS: &str = ".!?…:;\"'”’»)。！？」』؟۔।॥။។";
-/// Equal characters in a row that count as repeated, and a line of fewer characters is short (`FineWeb`).
+/// Equal characters in a row that count as repeated.
 const MIN_RUN: u64 = 10;
+/// A line of fewer characters is short (`FineWeb`).
 const SHORT_LINE: usize = 30;
 
 /// A text and what has been measured on it so far; repetition is measured when it is first asked for.
@@ -38,7 +34,7 @@ pub(super) struct Counts {
     pub(super) alphabetic_words: u64,
     /// `#`, `...` and `…`.
     pub(super) symbols: u64,
-    /// One bit for each of [`STOP_WORDS`] that occurs.
+    /// One bit for each of the words of [`stop_word`] that occurs.
     stop_words: u8,
     /// Characters that are not spaces, and those of them in runs of [`MIN_RUN`] equal ones.
     pub(super) visible: u64,
@@ -84,90 +80,133 @@ impl Counts {
         let mut run = Run::default();
         for line in text.split('\n') {
             counts.add_line(line);
-            line.split_whitespace().for_each(|word| counts.add_word(word, &mut letters, &mut run));
+            if line.is_ascii() {
+                counts.add_ascii_words(line, &mut letters, &mut run);
+            } else {
+                counts.add_words(line, &mut letters, &mut run);
+            }
         }
-        counts.repeated = run.finish();
         (counts.letters, counts.top_letter) = letters.total_and_top();
         counts
     }
 
-    /// How many of [`STOP_WORDS`] occur.
+    /// How many different stop words occur.
     pub(super) fn stop_words(&self) -> u32 {
         self.stop_words.count_ones()
     }
 
     fn add_line(&mut self, line: &str) {
         let trimmed = line.trim();
-        let Some(last) = trimmed.chars().next_back() else { return };
+        let mut chars = trimmed.chars();
+        let (Some(first), last) = (chars.clone().next(), chars.next_back().unwrap_or_default()) else {
+            return;
+        };
         self.lines += 1;
-        self.bullet_lines += u64::from(trimmed.starts_with(BULLETS));
+        self.bullet_lines += u64::from(is_bullet(first));
         self.ellipsis_lines += u64::from(trimmed.ends_with("...") || last == '…');
-        self.ended_lines += u64::from(SENTENCE_ENDS.contains(last));
-        self.short_lines += u64::from(trimmed.chars().count() < SHORT_LINE);
+        self.ended_lines += u64::from(is_sentence_end(last));
+        self.short_lines += u64::from(trimmed.chars().take(SHORT_LINE).count() < SHORT_LINE);
     }
 
-    fn add_word(&mut self, word: &str, letters: &mut Letters, run: &mut Run) {
-        if word.is_ascii() {
-            self.add_ascii_word(word.as_bytes(), letters, run);
-        } else {
-            self.add_any_word(word, letters, run);
-        }
-        if let Some(place) = STOP_WORDS.iter().position(|stop| word.eq_ignore_ascii_case(stop)) {
-            self.stop_words |= 1 << place;
-        }
-    }
-
-    /// [`Counts::add_any_word`] without decoding.
-    fn add_ascii_word(&mut self, word: &[u8], letters: &mut Letters, run: &mut Run) {
-        let (mut has_letter, mut has_symbol) = (false, false);
-        for byte in word {
-            let lower = byte.to_ascii_lowercase();
-            letters.ascii[lower as usize] += 1;
-            run.add(lower as char);
-            has_letter |= lower.is_ascii_lowercase();
-            has_symbol |= matches!(byte, b'#' | b'.');
-        }
-        if has_symbol {
-            let hashes = word.split(|&byte| byte == b'#').count() - 1;
-            let dots = word.split(|&byte| byte != b'.').filter(|dots| dots.len() >= 3).count();
-            self.symbols += (hashes + dots) as u64;
-        }
-        self.visible += word.len() as u64;
-        self.words += 1;
-        self.spaced_words += 1;
-        self.spaced_chars += word.len() as u64;
-        self.alphabetic_words += u64::from(has_letter);
-    }
-
-    fn add_any_word(&mut self, word: &str, letters: &mut Letters, run: &mut Run) {
-        let (mut spaced, mut spaced_letters, mut dots) = (0, false, 0u32);
-        for char in word.chars() {
-            let lower = if char.is_ascii() { char.to_ascii_lowercase() } else { lower(char) };
-            let is_letter = letters.add(lower);
-            run.add(lower);
-            self.visible += 1;
-            dots = if char == '.' { dots + 1 } else { 0 };
-            self.symbols += u64::from(char == '#' || char == '…' || dots == 3);
-            if is_unspaced(char) {
+    fn add_words(&mut self, line: &str, letters: &mut Letters, run: &mut Run) {
+        for word in line.split_whitespace() {
+            let (mut spaced, mut has_letter, mut dots, mut spelled) = (0, false, 0u32, 0);
+            for char in word.chars() {
+                let lower = char.to_lowercase().next().unwrap_or(char); // several only for a few rare letters
+                let is_letter = letters.add(lower);
+                self.repeated += run.add(u32::from(lower));
+                self.visible += 1;
+                dots = if char == '.' { dots + 1 } else { 0 };
+                self.symbols += u64::from(char == '#' || char == '…' || dots == 3);
+                spelled = spell(spelled, lower);
+                if is_unspaced(char) {
+                    self.words += 1;
+                    self.alphabetic_words += u64::from(is_letter);
+                } else {
+                    spaced += 1;
+                    has_letter |= is_letter;
+                }
+            }
+            if spaced > 0 {
                 self.words += 1;
-                self.alphabetic_words += u64::from(is_letter);
-            } else {
-                spaced += 1;
-                spaced_letters |= is_letter;
+                self.spaced_words += 1;
+                self.spaced_chars += spaced;
+                self.alphabetic_words += u64::from(has_letter);
+                self.stop_words |= stop_word(spelled);
             }
         }
-        if spaced > 0 {
-            self.words += 1;
-            self.spaced_words += 1;
-            self.spaced_chars += spaced;
-            self.alphabetic_words += u64::from(spaced_letters);
+    }
+
+    /// [`Counts::add_words`] in one pass over the bytes.
+    fn add_ascii_words(&mut self, line: &str, letters: &mut Letters, run: &mut Run) {
+        let (mut words, mut alphabetic_words, mut visible, mut repeated, mut symbols) = (0, 0, 0, 0, 0);
+        let (mut has_letter, mut dots, mut spelled) = (false, 0u32, 0);
+        for byte in line.bytes() {
+            if byte.is_ascii_whitespace() || byte == 0x0b {
+                words += u64::from(spelled != 0);
+                self.stop_words |= stop_word(spelled);
+                (has_letter, dots, spelled) = (false, 0, 0);
+                continue;
+            }
+            let lower = byte.to_ascii_lowercase();
+            letters.ascii[lower as usize] += 1;
+            let is_letter = lower.is_ascii_lowercase();
+            alphabetic_words += u64::from(is_letter) & u64::from(!has_letter);
+            has_letter |= is_letter;
+            repeated += run.add(u32::from(lower));
+            dots = if byte == b'.' { dots + 1 } else { 0 };
+            symbols += u64::from(byte == b'#' || dots == 3);
+            spelled = spell(spelled, lower as char);
+            visible += 1;
         }
+        words += u64::from(spelled != 0);
+        self.stop_words |= stop_word(spelled);
+        self.words += words;
+        self.spaced_words += words;
+        self.alphabetic_words += alphabetic_words;
+        self.visible += visible;
+        self.spaced_chars += visible;
+        self.repeated += repeated;
+        self.symbols += symbols;
     }
 }
 
-/// One character for a letter in any case; the rare letters that lower to several keep the first.
-fn lower(char: char) -> char {
-    char.to_lowercase().next().unwrap_or(char)
+fn is_bullet(char: char) -> bool {
+    matches!(char, '•' | '‣' | '▪' | '▫' | '◦' | '●' | '■' | '-' | '–' | '*')
+}
+
+/// Whether a character ends a sentence or closes a quotation after it.
+fn is_sentence_end(char: char) -> bool {
+    matches!(char, '.' | '!' | '?' | '…' | ':' | ';' | '"' | '\'' | '”' | '’' | '»' | ')')
+        || matches!(char, '。' | '！' | '？' | '」' | '』' | '؟' | '۔' | '।' | '॥' | '။' | '។')
+}
+
+/// The last eight bytes of a word; any other character than ASCII makes it unlike every stop word.
+fn spell(spelled: u64, lower: char) -> u64 {
+    spelled << 8 | u64::from(lower).min(0xff)
+}
+
+/// The bit of one of the English words of which ordinary prose has at least two (Gopher).
+fn stop_word(spelled: u64) -> u8 {
+    const fn word(letters: &str) -> u64 {
+        let (mut spelled, mut at) = (0, 0);
+        while at < letters.len() {
+            spelled = spelled << 8 | letters.as_bytes()[at] as u64;
+            at += 1;
+        }
+        spelled
+    }
+    const WORDS: [u64; 8] = [
+        word("the"),
+        word("be"),
+        word("to"),
+        word("of"),
+        word("and"),
+        word("that"),
+        word("have"),
+        word("with"),
+    ];
+    WORDS.iter().position(|&word| word == spelled).map_or(0, |place| 1 << place)
 }
 
 /// How often each letter occurs; for ASCII, each character.
@@ -203,33 +242,22 @@ impl Letters {
     }
 }
 
-/// Counts the characters in long runs of equal ones; spaces do not end a run.
+/// The run of equal characters that is going on; spaces do not end it.
 #[derive(Default)]
 struct Run {
-    char: char,
+    char: u32,
     len: u64,
-    repeated: u64,
 }
 
 impl Run {
-    fn add(&mut self, char: char) {
-        if char == self.char {
-            self.len += 1;
-        } else {
-            self.end();
-            (self.char, self.len) = (char, 1);
+    /// Adds a character and returns how many more now lie in long runs.
+    fn add(&mut self, char: u32) -> u64 {
+        self.len = if char == self.char { self.len + 1 } else { 1 };
+        self.char = char;
+        match self.len {
+            MIN_RUN => MIN_RUN,
+            len => u64::from(len > MIN_RUN),
         }
-    }
-
-    fn end(&mut self) {
-        if self.len >= MIN_RUN {
-            self.repeated += self.len;
-        }
-    }
-
-    fn finish(mut self) -> u64 {
-        self.end();
-        self.repeated
     }
 }
 
@@ -241,13 +269,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ascii_words_are_counted_like_any_other(words in prop::collection::vec("[!-~]{1,12}|[a#.]{1,20}", 0..20)) {
+        fn ascii_lines_are_counted_like_any_other(lines in prop::collection::vec("([!-~]{1,9}|[a#.]{1,20}|[ \t]|the | To )*", 0..6)) {
             let mut counts = [Counts::default(), Counts::default()];
             let mut letters = [Letters::default(), Letters::default()];
             let mut runs = [Run::default(), Run::default()];
-            for word in &words {
-                counts[0].add_ascii_word(word.as_bytes(), &mut letters[0], &mut runs[0]);
-                counts[1].add_any_word(word, &mut letters[1], &mut runs[1]);
+            for line in &lines {
+                counts[0].add_ascii_words(line, &mut letters[0], &mut runs[0]);
+                counts[1].add_words(line, &mut letters[1], &mut runs[1]);
             }
             prop_assert_eq!(&counts[0], &counts[1]);
             prop_assert_eq!(letters[0].total_and_top(), letters[1].total_and_top());

@@ -65,6 +65,7 @@ pub(super) fn ngram_repeats(text: &str) -> NgramRepeats {
             let next = hashes.get(*at as usize + n - 1);
             next.inspect(|&&next| *gram = mix(*gram, MULTIPLIER) ^ next).is_some()
         });
+        drop_unique(&mut grams);
         grams.sort_unstable();
         if (TOP[0]..=TOP[1]).contains(&n) {
             repeats.top[n - TOP[0]] = share(top_chars(&grams, &ends, n), total);
@@ -101,6 +102,19 @@ fn duplicate_chars(grams: &[(u64, u32)], ends: &[u64], n: usize) -> u64 {
         covered = at + n;
     }
     chars
+}
+
+/// Drops most of the n-grams that occur once, so that few are left to sort: those alone in their slot of a table.
+fn drop_unique(grams: &mut Vec<(u64, u32)>) {
+    let bits = (grams.len() * 8).next_power_of_two().max(64);
+    let slot = |gram: u64| ((gram >> 32) as usize) & (bits - 1);
+    let (mut once, mut twice) = (vec![0u64; bits / 64], vec![0u64; bits / 64]);
+    for &(gram, _) in &*grams {
+        let (word, bit) = (slot(gram) / 64, 1 << (slot(gram) % 64));
+        twice[word] |= once[word] & bit;
+        once[word] |= bit;
+    }
+    grams.retain(|&(gram, _)| twice[slot(gram) / 64] >> (slot(gram) % 64) & 1 == 1);
 }
 
 fn keep_repeated(grams: &mut Vec<(u64, u32)>) {

@@ -1,0 +1,265 @@
+"""Corpus: duplicates, packing and batches beside plain Python and numpy.
+
+No peer library is installed with the tests, so the other side is the method written as one would in Python
+with numpy. CPU time of all threads together, so a rate is that of one core. Text is the standard library;
+near duplicates are made from it by changing words.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+import sysconfig
+import time
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tempa import _core
+from tempa.data.documents import Document
+from tempa.data.duplicates import Duplicates, dedup
+from tempa.data.loader import Loader
+from tempa.data.rules import normalize
+from tempa.data.shards import Shards, ShardWriter
+
+SIDES = ["ours", "python"]
+NUM_BYTES = 4_000_000
+# Enough bands that both sides find every pair, so that their results are equal.
+BANDS, ROWS, NGRAM, THRESHOLD = 32, 4, 5, 0.8
+SEQ_LEN, BATCH_SIZE = 1024, 32
+
+
+@cache
+def texts() -> list[str]:
+    """Whole files, and after every third one a copy in which some lines are changed."""
+    rng = np.random.default_rng(0)
+    taken: list[str] = []
+    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        taken.append(file.read_text("utf-8"))
+        if len(taken) % 3 == 0:
+            lines = [line if rng.random() > 0.01 else f"changed {line}" for line in taken[-1].splitlines()]
+            taken.append("\n".join(lines))
+        if sum(map(len, taken)) > NUM_BYTES:
+            break
+    return taken
+
+
+def num_bytes() -> int:
+    return sum(len(text.encode()) for text in texts())
+
+
+def near_python(batch: list[str]) -> list[int]:
+    """MinHash with numpy, bands in a dictionary, exact comparison of sets; first come, first kept."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(1, 1 << 32, BANDS * ROWS, dtype=np.uint64) for _ in range(2))
+    buckets: dict[Any, list[int]] = defaultdict(list)
+    sets: list[set[int]] = []
+    kept: list[int] = []
+    for i, text in enumerate(batch):
+        words = re.findall(r"[^\W_]+", text.lower())
+        shingles = {hash(tuple(words[j : j + NGRAM])) for j in range(len(words) - NGRAM + 1)}
+        sets.append(shingles)
+        x = np.array([shingle & 0xFFFFFFFF for shingle in shingles], np.uint64)
+        signature = ((x[:, None] * a + b) & np.uint64(0xFFFFFFFF)).min(0) if len(x) else np.zeros(len(a))
+        keys = [(band, *signature[band * ROWS : band * ROWS + ROWS]) for band in range(BANDS)]
+        candidates = sorted({j for key in keys for j in buckets[key]})
+        if any(len(shingles & sets[j]) >= THRESHOLD * len(shingles | sets[j]) > 0 for j in candidates):
+            continue
+        kept.append(i)
+        for key in keys:
+            buckets[key].append(i)
+    return kept
+
+
+def near_ours(batch: list[str]) -> list[int]:
+    settings = Duplicates(exact=False, threshold=THRESHOLD, ngram=NGRAM, bands=BANDS, rows=ROWS)
+    documents = [Document(text, str(i)) for i, text in enumerate(batch)]
+    return [int(document.source) for document in dedup(documents, settings)]
+
+
+NEAR: dict[str, Callable[[list[str]], list[int]]] = {"ours": near_ours, "python": near_python}
+
+
+@pytest.mark.benchmark(group="near duplicates, 128 hashes, compared exactly", timer=time.process_time)
+@pytest.mark.parametrize("side", SIDES)
+def test_near_duplicates(benchmark, side) -> None:
+    assert NEAR[side](texts()) == near_expected()
+    benchmark.extra_info["bytes"] = num_bytes()
+    benchmark.pedantic(NEAR[side], (texts(),), rounds=5 if side == "ours" else 3)
+
+
+@cache
+def near_expected() -> list[int]:
+    expected = near_python(texts())
+    assert len(expected) < 0.9 * len(texts())
+    return expected
+
+
+def exact_python(batch: list[str]) -> list[int]:
+    seen: set[str] = set()
+    kept = []
+    for i, text in enumerate(batch):
+        key = " ".join(normalize_python(text).split()).lower()
+        if key not in seen:
+            seen.add(key)
+            kept.append(i)
+    return kept
+
+
+def exact_ours(batch: list[str]) -> list[int]:
+    first = _core.exact_duplicates(batch)
+    return np.flatnonzero(first == np.arange(len(batch))).tolist()
+
+
+EXACT: dict[str, Callable[[list[str]], list[int]]] = {"ours": exact_ours, "python": exact_python}
+
+
+@pytest.mark.benchmark(group="exact duplicates", timer=time.process_time)
+@pytest.mark.parametrize("side", SIDES)
+def test_exact_duplicates(benchmark, side) -> None:
+    batch = [*texts(), *(text.upper() for text in texts()[::2])]
+    assert EXACT[side](batch) == exact_python(batch)
+    benchmark.extra_info["bytes"] = sum(len(text.encode()) for text in batch)
+    benchmark.pedantic(EXACT[side], (batch,), rounds=5)
+
+
+REMOVED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
+
+
+def normalize_python(text: str) -> str:
+    text = re.sub("\r\n|[\r\x0b\x0c\x85\u2028\u2029]", "\n", text)
+    text = re.sub("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]", " ", REMOVED.sub("", text))
+    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+(?=\n|\Z)", "", text)).strip("\n")
+    return unicodedata.normalize("NFC", text)
+
+
+NORMALIZE: dict[str, Callable[[str], str]] = {"ours": normalize, "python": normalize_python}
+
+
+@pytest.mark.benchmark(group="normalise a text", timer=time.process_time)
+@pytest.mark.parametrize("side", SIDES)
+def test_normalize(benchmark, side) -> None:
+    text = "\n".join(texts())
+    assert NORMALIZE[side](text) == normalize_python(text)
+    benchmark.extra_info["bytes"] = len(text.encode())
+    benchmark.pedantic(NORMALIZE[side], (text,), rounds=5)
+
+
+def rows_python(offsets: np.ndarray, seq_len: int) -> list[list[tuple[int, int]]]:
+    """Best-fit decreasing with a sorted list of the amounts of room and a stack for each."""
+    pieces = []
+    for start, stop in zip(offsets[:-1].tolist(), (offsets[1:] - 1).tolist(), strict=True):
+        pieces += [(at, min(at + seq_len, stop)) for at in range(start, stop, seq_len)]
+    pieces.sort(key=lambda piece: piece[0] - piece[1])
+    rows: list[list[tuple[int, int]]] = []
+    rooms: list[int] = []
+    stacks: dict[int, list[int]] = {}
+    for start, stop in pieces:
+        at = bisect.bisect_left(rooms, stop - start)
+        if at == len(rooms):
+            row, room = len(rows), seq_len
+            rows.append([])
+        else:
+            room = rooms[at]
+            row = stacks[room].pop()
+            if not stacks[room]:
+                del rooms[at], stacks[room]
+        rows[row].append((start, stop))
+        room -= stop - start
+        if room not in stacks:
+            stacks[room] = []
+            bisect.insort(rooms, room)
+        stacks[room].append(row)
+    return rows
+
+
+def rows_ours(offsets: np.ndarray, seq_len: int) -> list[list[tuple[int, int]]]:
+    starts, stops, rows = _core.pack_rows(offsets, seq_len)
+    spans = list(zip(starts.tolist(), stops.tolist(), strict=True))
+    return [spans[a:b] for a, b in zip(rows[:-1].tolist(), rows[1:].tolist(), strict=True)]
+
+
+@pytest.mark.benchmark(group="plan rows, 200,000 documents", timer=time.process_time)
+@pytest.mark.parametrize("side", SIDES)
+def test_plan_rows(benchmark, side) -> None:
+    lengths = np.random.default_rng(0).lognormal(5.5, 1.2, 200_000).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    assert rows_ours(offsets[:20_001], SEQ_LEN) == rows_python(offsets[:20_001], SEQ_LEN)
+    benchmark.extra_info["documents"] = len(lengths)
+    plan = {"ours": _core.pack_rows, "python": rows_python}[side]
+    benchmark.pedantic(plan, (offsets, SEQ_LEN), rounds=5 if side == "ours" else 3)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """Ten million random tokens in documents of all lengths, in four files."""
+    rng = np.random.default_rng(0)
+    lengths = rng.lognormal(5.5, 1.2, 20_000).astype(np.int64) + 2
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    directory = tmp_path_factory.mktemp("bench") / "shards"
+    with ShardWriter(directory, "00" * 32, 50_000, max_shard_tokens=int(offsets[-1]) // 4 + 1) as writer:
+        writer.add(rng.integers(0, 50_000, offsets[-1], dtype=np.uint32), offsets)
+    return Shards(directory)
+
+
+def windows_python(stream: np.ndarray, starts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The usual batch of random crops: one array for each row, stacked."""
+    rows = [stream[start : start + SEQ_LEN + 1].astype(np.int64) for start in starts]
+    x = torch.stack([torch.from_numpy(row[:-1]) for row in rows])
+    y = torch.stack([torch.from_numpy(row[1:]) for row in rows])
+    return x, y
+
+
+@pytest.mark.benchmark(group="a batch of 32 x 1,024 tokens", timer=time.process_time)
+@pytest.mark.parametrize("mode", ["packed", "windows"])
+@pytest.mark.parametrize("side", SIDES)
+def test_batch(benchmark, shards, side, mode) -> None:
+    loader = Loader(shards, seq_len=SEQ_LEN, batch_size=BATCH_SIZE, mode=mode)
+    stream = loader.shards.tokens(0, loader.shards.num_tokens).astype(np.uint16)
+    batch = loader.batch(3)
+    if mode == "windows":
+        starts = starts_of(batch.ids.view(BATCH_SIZE, SEQ_LEN).numpy(), stream)
+
+        def python() -> Any:
+            return windows_python(stream, starts)
+    else:
+        spans, order = rows_ours(loader.shards.offsets(), SEQ_LEN), int.from_bytes(b"roworder", "big")
+        chosen = _core.permutation(len(spans), 0, order)[3 * BATCH_SIZE : 4 * BATCH_SIZE]
+        pieces = [span for row in chosen for span in spans[row]]
+
+        def python() -> Any:
+            x = [stream[start:stop].astype(np.int64) for start, stop in pieces]
+            y = [stream[start + 1 : stop + 1].astype(np.int64) for start, stop in pieces]
+            ends = np.cumsum([0, *(len(row) for row in x)])
+            return torch.from_numpy(np.concatenate(x)), torch.from_numpy(np.concatenate(y)), ends
+
+    theirs = python()
+    assert torch.equal(theirs[0].flatten(), batch.ids)
+    assert torch.equal(theirs[1].flatten(), batch.targets)
+    benchmark.extra_info["tokens"] = batch.num_tokens
+    if side == "ours":
+        benchmark(loader.batch, 3)
+    else:
+        benchmark(python)
+
+
+def starts_of(rows: np.ndarray, stream: np.ndarray) -> list[int]:
+    """Where rows begin in a random stream: their first four ids occur once."""
+    starts = []
+    for row in rows:
+        places = np.flatnonzero(stream[:-3] == row[0])
+        starts.append(next(int(at) for at in places if np.array_equal(stream[at : at + 4], row[:4])))
+    return starts
+
+
+@pytest.mark.benchmark(group="verify shards", timer=time.process_time)
+def test_verify(benchmark, shards) -> None:
+    benchmark.extra_info["bytes"] = sum(file.stat().st_size for file in shards.directory.glob("*.bin"))
+    benchmark(Shards, shards.directory)

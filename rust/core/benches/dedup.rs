@@ -1,0 +1,69 @@
+//! Cleaning and dedup micro-benchmarks on the sources of this crate: real text that is always there.
+
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use tempa_core::dedup::{
+    MinHash, NearOptions, content_hash, jaccard, near_duplicates, shingle_set, shingles,
+};
+use tempa_core::text::{RULES, for_each_word, normalize, verdict};
+use tempa_core::{Error, Monitor, Result};
+
+/// All files below a directory, in sorted order.
+fn sources(directory: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(directory).map_err(Error::io(directory))?;
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut texts = Vec::new();
+    for path in &paths {
+        if path.is_dir() {
+            texts.extend(sources(path)?);
+        } else {
+            texts.push(fs::read_to_string(path).map_err(Error::io(path))?);
+        }
+    }
+    Ok(texts)
+}
+
+fn run(c: &mut Criterion) -> Result<()> {
+    let texts = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))?;
+    let all = texts.concat();
+    let mut group = c.benchmark_group("text and dedup");
+    group.throughput(Throughput::Bytes(all.len() as u64)).measurement_time(Duration::from_secs(3));
+
+    group.bench_function("normalize", |b| b.iter(|| normalize(black_box(&all)).len()));
+    group.bench_function("words", |b| {
+        b.iter(|| {
+            let mut sum = 0u64;
+            for_each_word(black_box(&all), |word| sum = sum.wrapping_add(word.hash));
+            sum
+        });
+    });
+    // The greatest number is not infinity, so the rules with an upper bound are measured.
+    let accept_all = RULES.map(|rule| rule.off().min(f64::MAX));
+    group.bench_function("all rules", |b| {
+        b.iter(|| texts.iter().filter(|text| verdict(black_box(text), &accept_all).is_some()).count());
+    });
+    group.bench_function("content hash", |b| b.iter(|| content_hash(black_box(&all))));
+    group.bench_function("shingles", |b| b.iter(|| shingles(black_box(&all), 5).len()));
+    let (hashed, minhash) = (shingles(&all, 5), MinHash::new(128, 0));
+    group.bench_function("sign 128", |b| b.iter(|| minhash.sign(black_box(&hashed))));
+    group.bench_function("near duplicates", |b| {
+        b.iter(|| near_duplicates(black_box(&texts), &NearOptions::default(), &Monitor::default()));
+    });
+    let (first, second) = (shingle_set(&all, 5), shingle_set(&all[all.len() / 3..], 5));
+    group.throughput(Throughput::Elements((first.len() + second.len()) as u64));
+    group.bench_function("jaccard", |b| b.iter(|| jaccard(black_box(&first), black_box(&second))));
+    group.finish();
+    Ok(())
+}
+
+fn dedup(c: &mut Criterion) {
+    run(c).unwrap_or_else(|error| panic!("{error}"));
+}
+
+criterion_group!(benches, dedup);
+criterion_main!(benches);
