@@ -131,7 +131,7 @@ def test_step(benchmark, shape: str, side: str) -> None:
 @pytest.mark.benchmark(group="training step, documents of 8 to 256 tokens, 0.8M parameters", min_rounds=10)
 @pytest.mark.parametrize("side", ["ours", "plain torch, padded"])
 def test_documents(benchmark, side: str) -> None:
-    """The same documents: ours packs them, the peer pads them to the longest; targets of padding are ignored."""
+    """The same documents: ours packs them, the peer pads them to the longest and ignores the padding."""
     model = Transformer(ModelConfig.preset("1m", VOCAB, max_positions=256))
     plain = Plain(model.config)
     plain.take(model)
