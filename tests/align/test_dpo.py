@@ -31,15 +31,19 @@ def stage_of(model, tokenizer, pairs=PAIRS, **settings):
 
 @pytest.mark.parametrize("micro_tokens", [1, 64, 10_000])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_first_loss_is_exactly_log_two(model, tokenizer, micro_tokens, precision):
-    """Ch4 O4, in every layout and number format: the reference is the same arithmetic."""
+def test_the_first_loss_is_log_two(model, tokenizer, micro_tokens, precision):
+    """Ch4 O4, in every layout and number format.
+
+    The tolerance is a few units in the last place: the reference pass keeps no graph, so its normalisations
+    run in other kernels than those of the training pass.
+    """
     stage = stage_of(model, tokenizer, batch_size=5, micro_tokens=micro_tokens, precision=precision)
     log_two = F.softplus(torch.zeros(())).item()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         for step in range(3):
             for micro in stage.micro_batches(step)[0]:
                 assert stage.loss(model, micro).total.item() == pytest.approx(
-                    log_two * len(micro.records), abs=1e-7
+                    log_two * len(micro.records), rel=1e-6
                 )
 
 

@@ -52,7 +52,7 @@ class DpoStage(RecordStage):
     """A preference loss on pairs, against the model as it is when the stage is made.
 
     The reference log-probabilities are computed once, here, in the micro-batches of the first epoch: the
-    first step repeats the same arithmetic, and its loss is log 2 to the last bit.
+    first step repeats the same products, and its loss is log 2 but for the last bits.
 
     Args:
         model: The model that will be trained; now it is the reference.
