@@ -30,6 +30,7 @@ TARGET = 1.886
 NANOGPT_STEPS = 2000
 PLAIN = "plain torch loop"
 ROUNDS, STEPS_A_ROUND = 5, 100
+SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -158,20 +159,21 @@ def nanogpt_config(data: Path, out: Path) -> PretrainConfig:
     )
 
 
-def modern_config(data: Path, out: Path, optimizer: str) -> PretrainConfig:
-    """Rotary positions, normalised queries and keys, squared ReLU, outputs from zero; tuned rates."""
-    tuned = {"muon": {"steps": 240, "lr": 0.02, "muon_lr": 0.03}, "adamw": {"steps": 500, "lr": 0.003}}
+def modern_config(data: Path, out: Path, optimizer: str, seed: int = 0) -> PretrainConfig:
+    """Rotary positions, normalised queries and keys, SwiGLU, outputs from zero; tuned rates."""
+    tuned = {"muon": {"steps": 280, "lr": 0.02, "muon_lr": 0.03}, "adamw": {"steps": 600, "lr": 0.003}}
     return dataclasses.replace(
         nanogpt_config(data, out),
         model="1m",
-        shape=("num_heads=2", "tied=false"),
+        shape=("num_heads=2", "tied=false", "mlp=swiglu", "mlp_width=336"),
+        seed=seed,
         optimizer=optimizer,
         betas=(0.9, 0.95),
         weight_decay=0.0,
         clip_norm=0.0,
         warmup_steps=10,
         schedule="wsd",
-        decay_fraction=0.6,
+        decay_fraction=0.8,
         min_lr_ratio=0.0,
         **tuned[optimizer],
     )
@@ -190,12 +192,15 @@ def step_times(data: Path, folder: Path) -> dict[str, list[float]]:
 
 
 def table(data: Path, folder: Path) -> list[Row]:
-    """Train all four ways."""
+    """Train all four ways, the last with several seeds because it is nearest to the target."""
     return [
         plain_loop(data.read_text(), NANOGPT_STEPS),
         tempa_run("tempa, nanoGPT's recipe", nanogpt_config(data, folder / "nanogpt")),
         tempa_run("tempa, modern, AdamW", modern_config(data, folder / "adamw", "adamw")),
-        tempa_run("tempa, modern, Muon", modern_config(data, folder / "muon", "muon")),
+        *(
+            tempa_run("tempa, modern, Muon", modern_config(data, folder / f"muon{seed}", "muon", seed))
+            for seed in SEEDS
+        ),
     ]
 
 
@@ -223,20 +228,19 @@ def test_step(record: Callable[..., None], data: Path, tmp_path: Path) -> None:
 
 def test_time_to_loss(record: Callable[..., None], data: Path, tmp_path: Path) -> None:
     rows = table(data, tmp_path)
-    plain, nanogpt, _, muon = rows
+    plain, nanogpt, adamw, *muon = rows
+    for side, runs in ((PLAIN, [plain]), (nanogpt.side, [nanogpt]), (adamw.side, [adamw]), (OURS, muon)):
+        for group, unit, values in (
+            ("CPU time of the updates", "s", [run.cpu_s for run in runs]),
+            ("wall time of the updates", "s", [run.wall_s for run in runs]),
+            ("validation loss", "nats/character", [run.val_loss for run in runs]),
+            ("updates", "steps", [run.steps for run in runs]),
+        ):
+            record(values, unit=unit, side=side, group=group, name=f"Tiny Shakespeare to about {TARGET}")
     assert nanogpt.val_loss <= 1.89
     assert abs(nanogpt.val_loss - plain.val_loss) < 0.02
-    assert muon.val_loss <= TARGET
-    assert muon.cpu_s <= nanogpt.cpu_s / 4
-    for row in rows:
-        side = OURS if row is muon else row.side
-        for group, unit, value in (
-            ("CPU time of the updates", "s", row.cpu_s),
-            ("wall time of the updates", "s", row.wall_s),
-            ("validation loss", "nats/character", row.val_loss),
-            ("updates", "steps", row.steps),
-        ):
-            record(value, unit=unit, side=side, group=group, name=f"Tiny Shakespeare to about {TARGET}")
+    assert max(run.val_loss for run in muon) <= TARGET
+    assert max(run.cpu_s for run in muon) <= nanogpt.cpu_s / 4
 
 
 def main() -> int:
