@@ -17,8 +17,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
         weight: (D,) gain, or None for ones.
         eps: Added to the mean square, so an all-zero row stays zero.
 
-    >>> rms_norm(torch.tensor([3.0, -3.0]), eps=0.0)
-    tensor([ 1., -1.])
+    >>> rms_norm(torch.tensor([6.0, -8.0]))
+    tensor([ 0.8485, -1.1314])
     """
     if weight is not None and weight.dtype != x.dtype:
         weight = weight.to(x.dtype)
