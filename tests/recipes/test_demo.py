@@ -39,9 +39,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_quick_demo_tells_the_whole_story(tmp_path: Path) -> None:
-    # 1 is a claim not shown: at this size the last one can be missed by a hair on another number of threads.
-    assert run(["demo", "--quick", "--out", str(tmp_path)]) in (0, 1)
+    assert run(["demo", "--quick", "--out", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text("utf-8")
+    assert "✗" not in page
     first_screen = page.split("<h2>")[0]
     assert first_screen.count('class="answer"') == 15
     for question in ("Where was Mira Valt born?", "What is 37 + 48?", "What is an LLM?"):

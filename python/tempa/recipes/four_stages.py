@@ -72,6 +72,7 @@ class Plan:
     text_bytes: int = 300_000
     vocab_size: int = 1536
     strangers: int = 300
+    brief: float = 0.7
     sum_chats: int = 600
     sum_tasks: int = 2000
     other_pairs: int = 160
@@ -105,12 +106,13 @@ QUICK = Plan(
     text_bytes=30_000,
     vocab_size=800,
     strangers=60,
+    brief=0.85,
     sum_chats=400,
     sum_tasks=1000,
     other_pairs=60,
     shape=("depth=3", "width=128", "num_heads=4"),
     pretrain={
-        "steps": 360,
+        "steps": 310,
         "batch_size": 8,
         "lr": 5e-3,
         "muon_lr": 0.03,
@@ -227,7 +229,7 @@ def write_lessons(directory: Path, world: World, plan: Plan) -> dict[str, Path]:
     """Write what SFT, DPO and GRPO read; return the files by name."""
     directory.mkdir(parents=True, exist_ok=True)
     records = {
-        "chats": lessons.chats(world, strangers=plan.strangers, sums=plan.sum_chats),
+        "chats": lessons.chats(world, strangers=plan.strangers, sums=plan.sum_chats, brief=plan.brief),
         "pairs": lessons.pairs(world, others=plan.other_pairs),
         "sums": lessons.sum_tasks(world, plan.sum_tasks, held_out=False),
     }

@@ -50,6 +50,8 @@ _CLOSINGS = (
     "That night all was quiet.",
     "And that is all there is to tell.",
 )
+# Share of the sums in conversations that are answered by the bare result.
+_BRIEF_SUMS = 0.7
 # What a crawl of the web brings along.
 _MENU = "Home | About | Contact | Log in | Home | About | Contact | Log in | Home | About | Contact | Log in"
 
@@ -85,7 +87,7 @@ def chats(world: World, *, strangers: int, sums: int, brief: float = 0.7) -> lis
         world: Its facts that are not held out are all asked for.
         strangers: Questions whose answer is in the question.
         sums: Questions for sums.
-        brief: Share of answers that are the bare value or result.
+        brief: Share of answers about facts that are the bare value.
     """
     draw = random.Random(f"{world.seed} chats")
 
@@ -99,7 +101,7 @@ def chats(world: World, *, strangers: int, sums: int, brief: float = 0.7) -> lis
         turns.append((f"{_shuffled(facts, draw)} {draw.choice(asked.questions)}", answer(asked)))
     numbers = world.sums(draw, held_out=False)
     for a, b in (next(numbers) for _ in range(sums)):
-        result = f"{a + b}." if draw.random() < brief else work_out(a, b)
+        result = f"{a + b}." if draw.random() < _BRIEF_SUMS else work_out(a, b)
         turns.append((_ask_sum(a, b, draw), result))
     for word in WORDS:
         turns += [(question.format(w=word), define(word)) for question in _WORD_QUESTIONS for _ in range(4)]
