@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-demo: $(READY)  ## the whole story: raw text to five models and a report, about 10 minutes on two cores
+demo: $(READY)  ## the whole story: raw text to five models and a report, 6 to 7 minutes on two cores
 	@tempa demo $(ARGS)
 
 test: lint  ## lint, then the Rust and the Python tests
