@@ -1,8 +1,8 @@
 """Engine: generation beside transformers and beside no cache, and the sampler beside torch.
 
-`transformers` is `LlamaForCausalLM.generate` with the same weights, shape and prompts; `no cache` runs the whole
-sequence for every token. Both give the same tokens as ours. `torch` sorts the logits, as samplers written with
-tensor operations do, and draws with the same random numbers.
+`transformers` is `LlamaForCausalLM.generate` with the same weights, shape and prompts; `no cache` runs the
+whole sequence for every token. Both give the same tokens as ours. `torch` sorts the logits, as samplers
+written with tensor operations do, and draws with the same random numbers.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def as_transformers(model: Transformer) -> transformers.LlamaForCausalLM:
     c = model.config
     theirs = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=c.vocab_size, hidden_size=c.width, intermediate_size=c.mlp_width, num_hidden_layers=c.depth,
-            num_attention_heads=c.num_heads, num_key_value_heads=c.num_kv_heads, head_dim=c.head_dim,
+            vocab_size=c.vocab_size, hidden_size=c.width, intermediate_size=c.mlp_width,
+            num_hidden_layers=c.depth, num_attention_heads=c.num_heads,
+            num_key_value_heads=c.num_kv_heads, head_dim=c.head_dim,
             rms_norm_eps=c.norm_eps, max_position_embeddings=c.max_positions, tie_word_embeddings=False,
             bos_token_id=None, eos_token_id=None, pad_token_id=0,
         )

@@ -35,10 +35,10 @@ fn one_row(c: &mut Criterion) {
         let row: Vec<f32> = (0..vocab).map(|i| 6.0 * rng::uniform(7, 0, i) as f32).collect();
         group.throughput(Throughput::Elements(vocab));
         group.bench_with_input(BenchmarkId::new("histogram", vocab), &row, |b, row| {
-            b.iter(|| sample(row, &[CUT]))
+            b.iter(|| sample(row, &[CUT]));
         });
         group.bench_with_input(BenchmarkId::new("sort", vocab), &row, |b, row| {
-            b.iter(|| by_sorting(black_box(row)))
+            b.iter(|| by_sorting(black_box(row)));
         });
     }
     group.finish();
