@@ -212,7 +212,7 @@ fn byte_level(use_regex: bool) -> Value {
 fn pre_tokenizer(pattern: Pattern) -> Value {
     match pattern {
         Pattern::Gpt2 => byte_level(true),
-        Pattern::Cl100k | Pattern::Qwen2 => json!({"type": "Sequence", "pretokenizers": [
+        Pattern::Cl100k | Pattern::Qwen2 | Pattern::O200k => json!({"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": pattern.regex()}, "behavior": "Isolated", "invert": false},
             byte_level(false),
         ]}),
@@ -293,7 +293,7 @@ impl File {
         let same = |pattern: Pattern| settings_equal(&self.pre_tokenizer, &pre_tokenizer(pattern));
         Pattern::ALL.into_iter().find(|&pattern| same(pattern)).ok_or_else(|| {
             format!(
-                "the pre-tokenizer is none of the supported patterns (gpt2, cl100k, qwen2): {}",
+                "the pre-tokenizer is none of the supported patterns (gpt2, cl100k, qwen2, o200k): {}",
                 self.pre_tokenizer
             )
         })

@@ -72,7 +72,7 @@ impl Tokenizer {
         check_merges(&merges, &vocab, is_special)?;
         match pattern {
             Pattern::Characters => check_characters(&vocab, &merges, is_special)?,
-            Pattern::Gpt2 | Pattern::Cl100k | Pattern::Qwen2 => {
+            Pattern::Gpt2 | Pattern::Cl100k | Pattern::Qwen2 | Pattern::O200k => {
                 if let Some(byte) = byte_tokens.iter().position(|&id| id == NO_TOKEN) {
                     return Err(Error::value(format!("byte 0x{byte:02x} has no token; all 256 are needed")));
                 }

@@ -1,4 +1,4 @@
-//! The four kinds of character that pretokenizers tell apart.
+//! The kinds of character that pretokenizers tell apart.
 
 use std::sync::LazyLock;
 
@@ -8,14 +8,57 @@ use regex_syntax::hir::{Class as HirClass, HirKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Class {
-    /// Everything else: punctuation, symbols, marks, controls, unassigned.
+    /// Everything else: punctuation, symbols, controls, unassigned.
     Other,
-    /// `\p{L}`
-    Letter,
+    /// `\p{M}`
+    Mark,
+    /// `\p{Lu}` and `\p{Lt}`
+    Upper,
+    /// `\p{Ll}`
+    Lower,
+    /// `\p{Lm}` and `\p{Lo}`
+    Caseless,
     /// `\p{N}`
     Number,
     /// `\s`, the White_Space property.
     Space,
+}
+
+/// Some of the classes, as one bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Set(u8);
+
+impl Set {
+    /// `\p{L}`
+    pub(crate) const LETTER: Self = Self::of(&[Class::Upper, Class::Lower, Class::Caseless]);
+    /// What may start a word that has capitals: `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`.
+    pub(crate) const HEAD: Self = Self::of(&[Class::Upper, Class::Caseless, Class::Mark]);
+    /// What a word goes on with: `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`.
+    pub(crate) const BODY: Self = Self::of(&[Class::Lower, Class::Caseless, Class::Mark]);
+    /// `\p{N}`
+    pub(crate) const NUMBER: Self = Self::of(&[Class::Number]);
+    /// `[^\s\p{L}\p{N}]`
+    pub(crate) const OTHER: Self = Self::of(&[Class::Other, Class::Mark]);
+
+    const fn of(classes: &[Class]) -> Self {
+        let (mut bits, mut i) = (0, 0);
+        while i < classes.len() {
+            bits |= 1 << classes[i] as u8;
+            i += 1;
+        }
+        Self(bits)
+    }
+
+    /// Whether the class is one of these.
+    #[inline(always)]
+    pub(crate) const fn has(self, class: Class) -> bool {
+        self.0 >> class as u8 & 1 != 0
+    }
+}
+
+impl Class {
+    /// Number of classes.
+    pub(crate) const COUNT: usize = 7;
 }
 
 const PAGE: usize = 256;
@@ -46,8 +89,15 @@ impl Classes {
 
     fn build() -> Self {
         let mut all = vec![Class::Other; NUM_PAGES * PAGE];
-        for (pattern, class) in [(r"\p{L}", Class::Letter), (r"\p{N}", Class::Number), (r"\s", Class::Space)]
-        {
+        let patterns = [
+            (r"\p{M}", Class::Mark),
+            (r"[\p{Lu}\p{Lt}]", Class::Upper),
+            (r"\p{Ll}", Class::Lower),
+            (r"[\p{Lm}\p{Lo}]", Class::Caseless),
+            (r"\p{N}", Class::Number),
+            (r"\s", Class::Space),
+        ];
+        for (pattern, class) in patterns {
             let Ok(HirKind::Class(HirClass::Unicode(ranges))) =
                 regex_syntax::parse(pattern).map(regex_syntax::hir::Hir::into_kind)
             else {
@@ -81,7 +131,8 @@ pub(crate) const ASCII: [Class; 128] = {
     let mut byte = 0;
     while byte < 128 {
         table[byte as usize] = match byte {
-            b'a'..=b'z' | b'A'..=b'Z' => Class::Letter,
+            b'A'..=b'Z' => Class::Upper,
+            b'a'..=b'z' => Class::Lower,
             b'0'..=b'9' => Class::Number,
             b' ' | 0x09..=0x0d => Class::Space,
             _ => Class::Other,
@@ -108,9 +159,12 @@ mod tests {
     #[test]
     fn rare_characters_have_their_class() {
         let class = |c: char| Classes::get().of(c as u32);
-        assert!("éßжאकक中ªʰ".chars().all(|c| class(c) == Class::Letter));
+        assert!("éßжאकक中ªʰ".chars().all(|c| Set::LETTER.has(class(c))));
         assert!("²½Ⅷ٣〇".chars().all(|c| class(c) == Class::Number));
         assert!("\u{85}\u{a0}\u{1680}\u{2028}\u{3000}".chars().all(|c| class(c) == Class::Space));
-        assert!("\u{301}\u{200b}\u{180e}\u{feff}🙂\u{10ffff}".chars().all(|c| class(c) == Class::Other));
+        assert!("\u{200b}\u{180e}\u{feff}🙂\u{10ffff}".chars().all(|c| class(c) == Class::Other));
+        assert!("\u{301}\u{93f}".chars().all(|c| class(c) == Class::Mark));
+        assert!("Aǅ".chars().all(|c| class(c) == Class::Upper));
+        assert!("中ªʰא".chars().all(|c| class(c) == Class::Caseless));
     }
 }

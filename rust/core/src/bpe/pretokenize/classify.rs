@@ -1,0 +1,210 @@
+//! The kinds of 64 bytes, as masks: by AVX-512 or AVX2 when the processor has it, else eight bytes at a time.
+
+use super::window::{Ascii, WIDTH};
+
+/// One way to classify bytes.
+pub(super) trait Classify {
+    /// The masks of 64 bytes.
+    ///
+    /// # Safety
+    /// The processor has the instructions that the implementation is named after.
+    unsafe fn classify(bytes: &[u8; WIDTH]) -> Ascii;
+}
+
+// Bits of a byte in `KINDS`. Line ends and blanks are white space as well.
+const UPPER: u8 = 1;
+const LOWER: u8 = 2;
+const NUMBER: u8 = 4;
+const SPACE: u8 = 8;
+const NEWLINE: u8 = 16;
+const BLANK: u8 = 32;
+const APOSTROPHE: u8 = 64;
+const SLASH: u8 = 128;
+
+/// What each ASCII character is.
+static KINDS: [u8; 128] = {
+    let mut kinds = [0; 128];
+    let mut byte = 0;
+    while byte < 128 {
+        kinds[byte as usize] = match byte {
+            b'A'..=b'Z' => UPPER,
+            b'a'..=b'z' => LOWER,
+            b'0'..=b'9' => NUMBER,
+            b'\r' | b'\n' => NEWLINE | SPACE,
+            b' ' => BLANK | SPACE,
+            0x09 | 0x0b | 0x0c => SPACE,
+            b'\'' => APOSTROPHE,
+            b'/' => SLASH,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    kinds
+};
+
+/// For any processor.
+pub(super) struct Portable;
+
+impl Classify for Portable {
+    #[inline(always)]
+    unsafe fn classify(bytes: &[u8; WIDTH]) -> Ascii {
+        const EACH: u64 = 0x0101_0101_0101_0101;
+        /// The lowest bits of eight bytes, as one byte.
+        #[inline(always)]
+        fn gather(bytes: u64) -> u64 {
+            (bytes & EACH).wrapping_mul(0x0102_0408_1020_4080) >> 56
+        }
+        let mut ascii = Ascii::default();
+        for (i, word) in bytes.as_chunks::<8>().0.iter().enumerate() {
+            let kind = |byte: u8| if byte < 128 { KINDS[byte as usize] } else { 0 };
+            let kinds = u64::from_le_bytes(word.map(kind));
+            let word = u64::from_le_bytes(*word);
+            let mask_of = |bytes: u64| gather(bytes) << (8 * i);
+            ascii.upper |= mask_of(kinds);
+            ascii.lower |= mask_of(kinds >> 1);
+            ascii.number |= mask_of(kinds >> 2);
+            ascii.space |= mask_of(kinds >> 3);
+            ascii.newline |= mask_of(kinds >> 4);
+            ascii.blank |= mask_of(kinds >> 5);
+            ascii.apostrophe |= mask_of(kinds >> 6);
+            ascii.slash |= mask_of(kinds >> 7);
+            ascii.wide |= mask_of(word >> 7);
+            ascii.tail |= mask_of(word >> 7 & !(word >> 6));
+        }
+        ascii
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    #[allow(clippy::wildcard_imports)]
+    use std::arch::x86_64::*;
+
+    use super::{Ascii, Classify, KINDS, WIDTH};
+
+    /// Needs AVX-512 F, BW and VBMI.
+    pub(in super::super) struct Avx512;
+
+    impl Classify for Avx512 {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+        unsafe fn classify(bytes: &[u8; WIDTH]) -> Ascii {
+            // SAFETY: each load is of 64 bytes that are there.
+            let load = |at: *const u8| unsafe { _mm512_loadu_si512(at.cast()) };
+            let text = load(bytes.as_ptr());
+            let (low, high) = KINDS.split_at(WIDTH);
+            let wide = _mm512_movepi8_mask(text);
+            // The lookup takes seven bits of each byte, so wide bytes are left out.
+            let (low, high) = (load(low.as_ptr()), load(high.as_ptr()));
+            let kinds = _mm512_maskz_permutex2var_epi8(!wide, low, text, high);
+            let is = |kind: u8| _mm512_test_epi8_mask(kinds, _mm512_set1_epi8(kind as i8));
+            Ascii {
+                upper: is(super::UPPER),
+                lower: is(super::LOWER),
+                number: is(super::NUMBER),
+                space: is(super::SPACE),
+                newline: is(super::NEWLINE),
+                blank: is(super::BLANK),
+                apostrophe: is(super::APOSTROPHE),
+                slash: is(super::SLASH),
+                wide,
+                tail: _mm512_cmplt_epi8_mask(text, _mm512_set1_epi8(FIRST_LEAD)),
+            }
+        }
+    }
+
+    /// The first byte that starts a character, as a signed number: bytes from 0x80 to 0xbf are below it.
+    const FIRST_LEAD: i8 = 0xc0_u8 as i8;
+
+    /// Needs AVX2.
+    pub(in super::super) struct Avx2;
+
+    impl Classify for Avx2 {
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        unsafe fn classify(bytes: &[u8; WIDTH]) -> Ascii {
+            // SAFETY: both halves are 32 bytes that are there.
+            let load = |start| unsafe { _mm256_loadu_si256(bytes.as_ptr().add(start).cast()) };
+            let (low, high) = (load(0), load(32));
+            let mask = |low, high| {
+                let [low, high] = [low, high].map(|half| u64::from(_mm256_movemask_epi8(half) as u32));
+                low | high << 32
+            };
+            let byte = |byte: u8| _mm256_set1_epi8(byte as i8);
+            let equal = |to| mask(_mm256_cmpeq_epi8(low, byte(to)), _mm256_cmpeq_epi8(high, byte(to)));
+            // Bytes from `first` to `last`, as distances from `first` that are at most the range's.
+            let range = |first: u8, last: u8| {
+                let in_range = |half| {
+                    let distance = _mm256_sub_epi8(half, byte(first));
+                    _mm256_cmpeq_epi8(_mm256_min_epu8(distance, byte(last - first)), distance)
+                };
+                mask(in_range(low), in_range(high))
+            };
+            let first_lead = _mm256_set1_epi8(FIRST_LEAD);
+            let blank = equal(b' ');
+            Ascii {
+                upper: range(b'A', b'Z'),
+                lower: range(b'a', b'z'),
+                number: range(b'0', b'9'),
+                space: range(0x09, 0x0d) | blank,
+                newline: equal(b'\n') | equal(b'\r'),
+                blank,
+                apostrophe: equal(b'\''),
+                slash: equal(b'/'),
+                wide: mask(low, high),
+                tail: mask(_mm256_cmpgt_epi8(first_lead, low), _mm256_cmpgt_epi8(first_lead, high)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn by_definition(bytes: &[u8; WIDTH]) -> [u64; 10] {
+        let mask = |is: &dyn Fn(u8) -> bool| (0..WIDTH).map(|i| u64::from(is(bytes[i])) << i).sum();
+        [
+            mask(&|byte| byte.is_ascii_uppercase()),
+            mask(&|byte| byte.is_ascii_lowercase()),
+            mask(&|byte| byte.is_ascii_digit()),
+            mask(&|byte| char::from(byte).is_whitespace() && byte.is_ascii()),
+            mask(&|byte| matches!(byte, b'\r' | b'\n')),
+            mask(&|byte| byte == b' '),
+            mask(&|byte| byte == b'\''),
+            mask(&|byte| byte == b'/'),
+            mask(&|byte| !byte.is_ascii()),
+            mask(&|byte| matches!(byte, 0x80..=0xbf)),
+        ]
+    }
+
+    fn masks(ascii: Ascii) -> [u64; 10] {
+        let Ascii { upper, lower, number, space, newline, blank, apostrophe, slash, wide, tail } = ascii;
+        [upper, lower, number, space, newline, blank, apostrophe, slash, wide, tail]
+    }
+
+    proptest! {
+        #[test]
+        fn all_ways_agree(bytes in proptest::array::uniform32(any::<[u8; 2]>())) {
+            let bytes: [u8; WIDTH] = std::array::from_fn(|i| bytes[i / 2][i % 2]);
+            let expected = by_definition(&bytes);
+            // SAFETY: it needs no instructions.
+            prop_assert_eq!(masks(unsafe { Portable::classify(&bytes) }), expected);
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: just detected.
+                    prop_assert_eq!(masks(unsafe { Avx2::classify(&bytes) }), expected);
+                }
+                if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bw") {
+                    // SAFETY: just detected.
+                    prop_assert_eq!(masks(unsafe { Avx512::classify(&bytes) }), expected);
+                }
+            }
+        }
+    }
+}
