@@ -27,7 +27,7 @@ if ! cargo --version >/dev/null 2>&1; then
             RUSTUP_HOME=$PWD/.venv/rust/rustup CARGO_HOME=$PWD/.venv/rust/cargo \
                 .venv/rust/cargo/bin/rustup component add clippy rustfmt
     } >"$log" 2>&1 ||
-        fail "cargo is missing and could not be fetched ($log says why): install Rust 1.88 or newer with rustup and run make again"
+        fail "cargo is missing and could not be fetched ($log says why): install Rust 1.89 or newer with rustup and run make again"
     ln -sf "$PWD"/.venv/rust/rustup/toolchains/*/bin/* .venv/bin/
 fi
 

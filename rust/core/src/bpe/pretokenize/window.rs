@@ -78,7 +78,6 @@ fn after(runs: u64, from: u64) -> u64 {
 }
 
 /// The bits that are set, from the lowest.
-#[derive(Debug, Clone, Copy)]
 pub(super) struct Bits(pub(super) u64);
 
 impl Iterator for Bits {
