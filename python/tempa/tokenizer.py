@@ -220,7 +220,9 @@ class Tokenizer:
 
     @property
     def pattern(self) -> str:
-        """How text is cut: "gpt2", "cl100k", "qwen2" or "characters"."""
+        """How text is cut: "gpt2", "cl100k", "qwen2", "o200k" or "characters"; "spaces" for sentencepiece
+        vocabularies and "custom" for what only a file says.
+        """
         return self._core.pattern
 
     @property

@@ -102,27 +102,43 @@ def added(**settings: Any) -> Callable[[dict[str, Any]], None]:
     return apply
 
 
+def split(regex: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+
+
+def byte_level_after(*members: dict[str, Any], prefix: bool = False) -> dict[str, Any]:
+    last = {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [*members, last]}
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (edit("normalizer", value={"type": "NFC"}), "normalizer is not supported, found NFC"),
+        (edit("normalizer", value={"type": "BertNormalizer"}), "normalizer BertNormalizer is not supported"),
+        (
+            edit("normalizer", value={"type": "Replace", "pattern": {"Regex": " +"}, "content": " "}),
+            "only strings are replaced",
+        ),
         (edit("truncation", value={"max_length": 5}), "truncation is not supported"),
-        (edit("post_processor", value={"type": "TemplateProcessing"}), "adds tokens is not supported"),
-        (edit("pre_tokenizer", value={"type": "Whitespace"}), "none of the supported patterns"),
-        (edit("pre_tokenizer", "add_prefix_space", value=True), "none of the supported patterns"),
+        (edit("post_processor", value={"type": "TemplateProcessing"}), "TemplateProcessing: no list"),
+        (edit("post_processor", value={"type": "Other"}), "post-processor Other is not supported"),
+        (edit("pre_tokenizer", value={"type": "Whitespace"}), "has no ByteLevel"),
+        (
+            edit("pre_tokenizer", value=byte_level_after({"type": "BertPreTokenizer"})),
+            "BertPreTokenizer",
+        ),
+        (edit("pre_tokenizer", value=byte_level_after(split(r"\h+"))), r"\\h is not supported"),
+        (edit("pre_tokenizer", value=byte_level_after(split("(a"))), "not closed"),
+        (edit("pre_tokenizer", value=byte_level_after(split("a"), prefix=True)), "add_prefix_space after"),
         (edit("decoder", value={"type": "WordPiece"}), "decoder must be ByteLevel, found WordPiece"),
         (edit("model", "type", value="Unigram"), "only BPE models are supported, found Unigram"),
         (edit("model", "dropout", value=0.1), "dropout"),
-        (edit("model", "byte_fallback", value=True), "byte_fallback"),
         (edit("model", "end_of_word_suffix", value="</w>"), "end_of_word_suffix"),
         (edit("model", "merges", value=["a t", "h e", "h e"]), "merge 2 repeats merge 1"),
         (edit("model", "merges", value=["th"]), "is not two tokens"),
         (edit("model", "merges", value=["q q"]), 'needs token "qq"'),
-        (edit("model", "vocab", "the cat", value=300), "not spelled in the byte-level alphabet"),
-        (edit("model", "vocab", "qqqqq", value=400), "ids must have no gap"),
-        (edit("model", "vocab", "qqqqq", value=0), "ids must have no gap|both have id 0"),
-        (added(special=False), "is not special"),
-        (added(lstrip=True), "lstrip"),
+        (edit("model", "vocab", "qqqqq", value=1 << 30), "ids beyond"),
+        (edit("model", "vocab", "qqqqq", value=0), "both have id 0"),
         (added(id=7), "has id 7"),
     ],
 )

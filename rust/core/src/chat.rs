@@ -5,7 +5,7 @@
 //! and with the generation prompt `<|assistant|>` a prefix of the rendering with the answer. Content is encoded
 //! on its own and cannot produce a special token.
 
-use crate::bpe::{Encoder, Tokenizer};
+use crate::bpe::{Allowed, Encoder, Tokenizer};
 use crate::{Error, Ragged, Result};
 
 /// Who speaks.
@@ -105,7 +105,7 @@ impl<'t> Chat<'t> {
             for (at, turn) in turns.row(i).iter().enumerate() {
                 rows.values.push(self.roles[turn.role as usize]);
                 encoder
-                    .encode_ordinary(turn.content, &mut rows.values)
+                    .encode(turn.content, &Allowed::default(), &mut rows.values)
                     .map_err(|error| Error::value(format!("conversation {i}, message {at}: {error}")))?;
                 rows.values.push(self.end);
             }

@@ -207,7 +207,7 @@ impl Tokenizer {
 
     #[getter]
     fn pattern(&self) -> &'static str {
-        self.inner.pattern().name()
+        self.inner.pattern_name()
     }
 
     #[getter]

@@ -5,18 +5,27 @@ use crate::Result;
 
 impl Tokenizer {
     /// The bytes of the ids, one after the other. Special tokens are their names, or nothing with `skip_special`.
+    /// A vocabulary that puts a space in front of texts takes it away again.
     ///
     /// # Errors
     /// [`crate::Error::Value`] naming the first id that is not in the vocabulary.
     pub fn decode_bytes(&self, ids: &[u32], skip_special: bool) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(ids.len() * 4);
+        let mut has_started = false;
         for &id in ids {
             let token = self.token_bytes(id)?;
             if !(skip_special && self.is_special(id)) {
-                bytes.extend_from_slice(token);
+                bytes.extend_from_slice(if has_started { token } else { self.without_prefix(token) });
+                has_started = true;
             }
         }
         Ok(bytes)
+    }
+
+    /// The first token of a text without the space that encoding put in front.
+    fn without_prefix<'t>(&self, token: &'t [u8]) -> &'t [u8] {
+        let strips = self.pipeline.fallback.as_ref().is_some_and(|fallback| fallback.strips_first);
+        token.strip_prefix(b" ").filter(|_| strips).unwrap_or(token)
     }
 
     /// The text of the ids. Bytes that are not UTF-8, as after a cut inside a character, become U+FFFD.
@@ -38,12 +47,13 @@ pub struct StreamDecoder {
     /// The start of a character, at most three bytes.
     pending: Vec<u8>,
     skip_special: bool,
+    has_started: bool,
 }
 
 impl StreamDecoder {
     /// A decoder at the start of a text.
     pub fn new(skip_special: bool) -> Self {
-        Self { pending: Vec::new(), skip_special }
+        Self { pending: Vec::new(), skip_special, has_started: false }
     }
 
     /// The text that this id completes, which may be empty.
@@ -53,7 +63,9 @@ impl StreamDecoder {
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
         let token = tokenizer.token_bytes(id)?;
         if !(self.skip_special && tokenizer.is_special(id)) {
+            let token = if self.has_started { token } else { tokenizer.without_prefix(token) };
             self.pending.extend_from_slice(token);
+            self.has_started = true;
         }
         let mut text = String::new();
         let mut rest = self.pending.as_slice();
@@ -75,6 +87,7 @@ impl StreamDecoder {
 
     /// What is left at the end: U+FFFD if the last character is incomplete, else nothing.
     pub fn flush(&mut self) -> String {
+        self.has_started = false;
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
 }

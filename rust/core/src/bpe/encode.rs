@@ -8,8 +8,9 @@ use std::sync::PoisonError;
 
 use super::cache::{Key, PieceCache};
 use super::merges::Work;
+use super::normalize::Place;
 use super::parallel;
-use super::special::{Allowed, Segment};
+use super::special::{Allowed, Part};
 use super::tokenizer::{NO_TOKEN, Tokenizer};
 use crate::{Error, Monitor, Ragged, Result};
 
@@ -140,38 +141,77 @@ impl Encoder<'_> {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode(&mut self, text: &str, allowed: &Allowed, ids: &mut Vec<u32>) -> Result<()> {
-        for segment in allowed.segments(text) {
-            match segment {
-                Segment::Text(text) => self.encode_ordinary(text, ids)?,
-                Segment::Special(id) => ids.push(id),
-            }
-        }
-        Ok(())
+        self.encode_at(Place::First, text, allowed, ids)
     }
 
-    /// Appends the ids of a text in which nothing is special.
+    /// Appends the ids of a text in which no added token is recognised.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_ordinary(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        for piece in self.tokenizer.pattern.pieces(text) {
-            let Some(key) = Key::new(piece) else {
-                self.encode_piece(piece, ids)?;
-                continue;
-            };
-            if let Some(known) = self.buffers.cache.get(key) {
-                ids.extend_from_slice(known);
-            } else {
-                let start = ids.len();
-                self.encode_piece(piece, ids)?;
-                self.buffers.cache.put(key, &ids[start..]);
+        self.encode(text, &Allowed::nothing(), ids)
+    }
+
+    /// [`Encoder::encode`] for a text that may be the continuation of another.
+    pub(super) fn encode_at(
+        &mut self,
+        place: Place,
+        text: &str,
+        allowed: &Allowed,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
+        let tokenizer = self.tokenizer;
+        let finder = allowed.finder(tokenizer);
+        if finder.is_none() && tokenizer.pipeline.is_plain() {
+            return self.encode_pattern(text, ids);
+        }
+        tokenizer.visit(text, finder, place, |part| match part {
+            Part::Text(text) => self.encode_normalized(text, ids),
+            Part::Added(id, _) => {
+                ids.push(id);
+                Ok(())
             }
+        })
+    }
+
+    /// Appends the ids of text between added tokens.
+    pub(super) fn encode_normalized(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        let tokenizer = self.tokenizer;
+        if let Some(fallback) = &tokenizer.pipeline.fallback {
+            let mut rest = text;
+            while !rest.is_empty() {
+                let (piece, after) = fallback.split_piece(rest);
+                self.encode_cached(piece.as_bytes(), ids)?;
+                rest = after;
+            }
+            return Ok(());
+        }
+        let Some(cut) = &tokenizer.pipeline.cut else { return self.encode_pattern(text, ids) };
+        let bytes = text.as_bytes();
+        cut.pieces(text)?.into_iter().try_for_each(|piece| self.encode_cached(&bytes[piece], ids))
+    }
+
+    /// Appends the ids of text that the pattern cuts.
+    fn encode_pattern(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        self.tokenizer.pattern.pieces(text).try_for_each(|piece| self.encode_cached(piece, ids))
+    }
+
+    /// Appends the ids of one piece.
+    #[inline]
+    pub(super) fn encode_cached(&mut self, piece: &[u8], ids: &mut Vec<u32>) -> Result<()> {
+        let Some(key) = Key::new(piece) else { return self.encode_piece(piece, ids) };
+        if let Some(known) = self.buffers.cache.get(key) {
+            ids.extend_from_slice(known);
+        } else {
+            let start = ids.len();
+            self.encode_piece(piece, ids)?;
+            self.buffers.cache.put(key, &ids[start..]);
         }
         Ok(())
     }
 
     fn encode_piece(&mut self, piece: &[u8], ids: &mut Vec<u32>) -> Result<()> {
-        let Tokenizer { vocab, merges, byte_tokens, is_whole, .. } = self.tokenizer;
+        let Tokenizer { vocab, merges, is_whole, .. } = self.tokenizer;
         if let Some(id) = vocab.id(piece)
             && is_whole[id as usize]
         {
@@ -179,7 +219,7 @@ impl Encoder<'_> {
             return Ok(());
         }
         let start = ids.len();
-        ids.extend(piece.iter().map(|&byte| byte_tokens[byte as usize]));
+        self.tokenizer.units(piece, ids);
         if ids[start..].contains(&NO_TOKEN) {
             ids.truncate(start);
             return Err(unknown_character(piece));

@@ -93,23 +93,21 @@ pub(super) fn merge_of(
     Ok(Merge { left: id(left)?, right: id(right)?, new: id(&format!("{left}{right}"))? })
 }
 
-/// The spellings in the order of their ids, which must be 0, 1, 2, ... without a gap.
+/// Ids beyond this are taken for damage: the vocabulary has a place for each id below its largest.
+const MAX_ID: u32 = 1 << 24;
+
+/// The spellings in the order of their ids; an id without a token has an empty one.
 pub(super) fn by_id(ids: &FxHashMap<String, u32>) -> std::result::Result<Vec<&str>, String> {
-    let mut spellings = vec![None; ids.len()];
+    let len = ids.values().max().map_or(0, |&most| most as usize + 1);
+    let mut spellings = vec![""; len.min(MAX_ID as usize)];
     for (text, &id) in ids {
         match spellings.get_mut(id as usize) {
-            None => {
-                return Err(format!(
-                    "token {text:?} has id {id}, but there are only {} tokens: ids must have no gap",
-                    ids.len()
-                ));
-            }
-            Some(Some(other)) => return Err(format!("tokens {other:?} and {text:?} both have id {id}")),
-            Some(free) => *free = Some(text.as_str()),
+            None => return Err(format!("token {text:?} has id {id}: ids beyond {MAX_ID} are not supported")),
+            Some(free @ &mut "") => *free = text.as_str(),
+            Some(other) => return Err(format!("tokens {other:?} and {text:?} both have id {id}")),
         }
     }
-    // As many tokens as ids, none out of range, none twice: every place is taken.
-    Ok(spellings.into_iter().flatten().collect())
+    Ok(spellings)
 }
 
 #[cfg(test)]

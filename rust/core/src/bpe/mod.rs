@@ -5,16 +5,21 @@
 //! vocabulary, and do not depend on the number of threads or on what was encoded before.
 
 mod cache;
+mod cut;
 mod decode;
 mod encode;
+mod fallback;
 mod gpt2;
 mod hash;
 mod json;
 mod merges;
+mod normalize;
 mod parallel;
+mod pipeline;
 mod pretokenize;
 #[cfg(test)]
 mod reference;
+mod regex;
 mod special;
 #[cfg(test)]
 mod tests;

@@ -1,21 +1,24 @@
 //! The tokenizer itself: what it is made of, checked once, and what can be asked of it.
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use sha2::{Digest, Sha256};
 
 use super::encode::Buffers;
 use super::merges::{Merge, Merges, Work};
+use super::pipeline::Pipeline;
 use super::pretokenize::Pattern;
+use super::special::{Finder, Rules};
 use super::vocab::Vocab;
 use crate::{Error, Result};
 
 /// What defines a tokenizer; [`Tokenizer::new`] checks that it is consistent.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    /// How text is cut into pieces.
+    /// How text is cut into pieces, unless a file says it in another way.
     pub pattern: Pattern,
-    /// The bytes of each token; the position is the id. A special token's bytes are its name.
+    /// The bytes of each token; the position is the id. A special token's bytes are its name. An id without a
+    /// token has no bytes.
     pub tokens: Vec<Vec<u8>>,
     /// The merge rules by rank.
     pub merges: Vec<Merge>,
@@ -36,6 +39,12 @@ pub struct Tokenizer {
     pub(super) byte_tokens: [u32; 256],
     /// Whether a piece with the bytes of this token is encoded as this token alone.
     pub(super) is_whole: Vec<bool>,
+    /// What surrounds the merges: other ways to cut, changes to text, added tokens, templates.
+    pub(super) pipeline: Pipeline,
+    /// Finds the tokens that are added but not special, if there are any.
+    pub(super) find_plain: Option<Finder>,
+    /// Finds all added tokens; made when first asked for.
+    pub(super) find_all: OnceLock<Arc<Finder>>,
     /// Ascending.
     specials: Vec<u32>,
     /// Buffers of finished calls, for the next ones; at most one for each thread that ever encoded at once.
@@ -53,25 +62,33 @@ impl Tokenizer {
     /// [`Error::Value`] if ids are out of range, tokens repeat, a merge does not join its tokens' bytes,
     /// or the tokens do not fit the pattern: all 256 bytes for BPE, single characters for characters.
     pub fn new(parts: Parts) -> Result<Self> {
+        Self::with_pipeline(parts, Pipeline::default())
+    }
+
+    /// Builds the tables for a tokenizer that does more than cut and merge.
+    pub(super) fn with_pipeline(parts: Parts, pipeline: Pipeline) -> Result<Self> {
         let Parts { pattern, tokens, merges, mut specials, ignore_merges } = parts;
-        let vocab = Vocab::new(tokens.iter().map(Vec::as_slice))?;
         specials.sort_unstable();
         specials.dedup();
+        let is_apart = |id: u32| specials.binary_search(&id).is_ok() || pipeline.is_apart(id);
+        let vocab = Vocab::new(tokens.iter().map(Vec::as_slice), is_apart)?;
         for &id in &specials {
             if vocab.get(id).is_none_or(|name| std::str::from_utf8(name).is_err()) {
                 return Err(Error::value(format!("special token {id} has no name")));
             }
         }
-        let is_special = |id: u32| specials.binary_search(&id).is_ok();
         let mut byte_tokens = [NO_TOKEN; 256];
         for (id, token) in vocab.iter().enumerate() {
-            if let ([byte], false) = (token, is_special(id as u32)) {
+            if let ([byte], false) = (token, is_apart(id as u32)) {
                 byte_tokens[*byte as usize] = id as u32;
             }
         }
-        check_merges(&merges, &vocab, is_special)?;
+        if let Some(fallback) = &pipeline.fallback {
+            byte_tokens = fallback.bytes;
+        }
+        check_merges(&merges, &vocab, is_apart)?;
         match pattern {
-            Pattern::Characters => check_characters(&vocab, &merges, is_special)?,
+            Pattern::Characters => check_characters(&vocab, &merges, is_apart)?,
             Pattern::Gpt2 | Pattern::Cl100k | Pattern::Qwen2 | Pattern::O200k => {
                 if let Some(byte) = byte_tokens.iter().position(|&id| id == NO_TOKEN) {
                     return Err(Error::value(format!("byte 0x{byte:02x} has no token; all 256 are needed")));
@@ -85,11 +102,17 @@ impl Tokenizer {
             ignore_merges,
             byte_tokens,
             is_whole: Vec::new(),
+            pipeline,
+            find_plain: None,
+            find_all: OnceLock::new(),
             specials,
             idle: Mutex::default(),
             fingerprint: OnceLock::new(),
         };
         tokenizer.is_whole = tokenizer.find_whole();
+        if tokenizer.pipeline.rules.values().any(|rules| rules.is_plain) {
+            tokenizer.find_plain = Some(Finder::new(&tokenizer, &[])?);
+        }
         Ok(tokenizer)
     }
 
@@ -119,7 +142,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Value`] if a name is empty, repeated, or already a token.
     pub fn with_specials(&self, names: &[String]) -> Result<Self> {
-        Self::new(self.parts().with_specials(names)?)
+        Self::with_pipeline(self.parts().with_specials(names)?, self.pipeline.clone())
     }
 
     /// What this tokenizer was built from.
@@ -143,6 +166,17 @@ impl Tokenizer {
         self.pattern
     }
 
+    /// What cuts text, in a word: the pattern's name unless the file has its own way.
+    pub fn pattern_name(&self) -> &'static str {
+        if self.pipeline.fallback.is_some() {
+            "spaces"
+        } else if self.pipeline.cut.is_some() {
+            "custom"
+        } else {
+            self.pattern.name()
+        }
+    }
+
     /// Number of merge rules.
     pub fn num_merges(&self) -> usize {
         self.merges.list().len()
@@ -159,12 +193,30 @@ impl Tokenizer {
         self.specials.binary_search(&id).is_ok()
     }
 
+    /// All tokens that are looked for in text before it is cut, special or not: (name, id, how).
+    pub(super) fn added(&self) -> impl Iterator<Item = (&str, u32, Rules)> {
+        let rules = &self.pipeline.rules;
+        let specials =
+            self.specials().map(|(name, id)| (name, id, rules.get(&id).copied().unwrap_or_default()));
+        specials.chain(self.plain_added())
+    }
+
+    /// Tokens that are added but not special.
+    fn plain_added(&self) -> impl Iterator<Item = (&str, u32, Rules)> {
+        let plain = self.pipeline.rules.iter().filter(|(_, rules)| rules.is_plain);
+        plain.map(|(&id, &rules)| {
+            let name = std::str::from_utf8(self.vocab.get(id).unwrap_or_default());
+            (name.unwrap_or_default(), id, rules)
+        })
+    }
+
     /// The id of a special token.
     ///
     /// # Errors
     /// [`Error::Value`] that lists the special tokens there are.
     pub fn special_id(&self, name: &str) -> Result<u32> {
-        self.vocab.id(name.as_bytes()).filter(|&id| self.is_special(id)).ok_or_else(|| {
+        let special = self.specials().find(|(known, _)| *known == name);
+        special.map(|(_, id)| id).ok_or_else(|| {
             let known: Vec<_> = self.specials().map(|(name, _)| name).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             Error::value(format!("no special token {name:?} in this tokenizer; it has {known}"))
@@ -176,12 +228,16 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Value`] if there is no such id.
     pub fn token_bytes(&self, id: u32) -> Result<&[u8]> {
-        self.vocab.get(id).ok_or_else(|| {
+        let token = self.vocab.get(id).ok_or_else(|| {
             Error::value(format!(
                 "no token {id}: the vocabulary has ids 0 to {}",
                 self.vocab.len().saturating_sub(1)
             ))
-        })
+        })?;
+        if token.is_empty() {
+            return Err(Error::value(format!("no token {id}: the vocabulary leaves this id out")));
+        }
+        Ok(token)
     }
 
     /// The token with exactly these bytes.
@@ -208,6 +264,7 @@ impl Tokenizer {
             for id in &self.specials {
                 hash.update(id.to_le_bytes());
             }
+            self.pipeline.hash(|bytes| hash.update(bytes));
             let digits = hash.finalize().into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
             digits.map(|digit| char::from(b"0123456789abcdef"[digit as usize])).collect()
         })
@@ -218,14 +275,14 @@ impl Tokenizer {
     fn find_whole(&self) -> Vec<bool> {
         let (mut ids, mut work) = (Vec::new(), Work::default());
         let is_whole = |(id, token): (usize, &[u8])| {
-            if self.is_special(id as u32) {
+            if token.is_empty() || self.is_special(id as u32) || self.pipeline.is_apart(id as u32) {
                 return false;
             }
             if self.ignore_merges {
                 return true;
             }
             ids.clear();
-            ids.extend(token.iter().map(|&byte| self.byte_tokens[byte as usize]));
+            self.units(token, &mut ids);
             self.merges.apply(&mut ids, 0, &mut work);
             ids == [id as u32]
         };
@@ -238,6 +295,10 @@ impl Parts {
     pub(super) fn with_specials(mut self, names: &[String]) -> Result<Self> {
         super::special::check_names(names)?;
         for name in names {
+            if let Some(id) = self.tokens.iter().position(|token| token == name.as_bytes()) {
+                let new = self.tokens.len();
+                return Err(Error::value(format!("tokens {id} and {new} are both {name:?}")));
+            }
             self.specials.push(self.tokens.len() as u32);
             self.tokens.push(name.clone().into_bytes());
         }
@@ -245,8 +306,8 @@ impl Parts {
     }
 }
 
-fn check_merges(merges: &[Merge], vocab: &Vocab, is_special: impl Fn(u32) -> bool) -> Result<()> {
-    let bytes = |id| vocab.get(id).filter(|_| !is_special(id));
+fn check_merges(merges: &[Merge], vocab: &Vocab, is_apart: impl Fn(u32) -> bool) -> Result<()> {
+    let bytes = |id| vocab.get(id).filter(|_| !is_apart(id));
     for (rank, merge) in merges.iter().enumerate() {
         let joined = bytes(merge.left).zip(bytes(merge.right)).zip(bytes(merge.new));
         if joined.is_none_or(|((left, right), new)| new.strip_prefix(left) != Some(right)) {
@@ -259,13 +320,13 @@ fn check_merges(merges: &[Merge], vocab: &Vocab, is_special: impl Fn(u32) -> boo
     Ok(())
 }
 
-fn check_characters(vocab: &Vocab, merges: &[Merge], is_special: impl Fn(u32) -> bool) -> Result<()> {
+fn check_characters(vocab: &Vocab, merges: &[Merge], is_apart: impl Fn(u32) -> bool) -> Result<()> {
     if !merges.is_empty() {
         return Err(Error::value(format!("a character tokenizer has no merges, got {}", merges.len())));
     }
     for (id, token) in vocab.iter().enumerate() {
         let is_character = std::str::from_utf8(token).is_ok_and(|text| text.chars().count() == 1);
-        if !is_character && !is_special(id as u32) {
+        if !is_character && !token.is_empty() && !is_apart(id as u32) {
             let text = String::from_utf8_lossy(token);
             return Err(Error::value(format!(
                 "token {id} of a character tokenizer is not one character: {text:?}"

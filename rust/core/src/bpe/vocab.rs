@@ -16,30 +16,38 @@ pub(super) struct Vocab {
 const FREE: u32 = u32::MAX;
 
 impl Vocab {
-    /// Indexes the tokens; their position is their id.
+    /// Indexes the tokens; their position is their id, and no bytes mean that there is no such token. Tokens that
+    /// stand apart are found by their bytes only if no ordinary token has the same.
     ///
     /// # Errors
-    /// [`Error::Value`] if a token is empty, two are equal, or there are more than ids can count.
-    pub(super) fn new<'a>(tokens: impl ExactSizeIterator<Item = &'a [u8]>) -> Result<Self> {
+    /// [`Error::Value`] if two ordinary tokens are equal, or there are more than ids can count.
+    pub(super) fn new<'a>(
+        tokens: impl ExactSizeIterator<Item = &'a [u8]>,
+        is_apart: impl Fn(u32) -> bool,
+    ) -> Result<Self> {
         let len = tokens.len();
         let mut vocab = Self {
             bytes: Vec::new(),
             ends: Vec::with_capacity(len),
             slots: vec![FREE; (2 * len).next_power_of_two()],
         };
-        for (id, token) in tokens.enumerate() {
-            if token.is_empty() {
-                return Err(Error::value(format!("token {id} is empty")));
-            }
-            let slot = vocab.slot(token);
-            if vocab.slots[slot] != FREE {
-                let (first, text) = (vocab.slots[slot], String::from_utf8_lossy(token));
-                return Err(Error::value(format!("tokens {first} and {id} are both {text:?}")));
-            }
-            vocab.slots[slot] = id as u32;
+        for token in tokens {
             vocab.bytes.extend_from_slice(token);
             let end = u32::try_from(vocab.bytes.len());
             vocab.ends.push(end.map_err(|_| Error::value("the vocabulary is larger than 4 GiB"))?);
+        }
+        let (apart, ordinary): (Vec<u32>, Vec<u32>) = (0..len as u32).partition(|&id| is_apart(id));
+        for id in ordinary.into_iter().chain(apart) {
+            let token = vocab.get(id).unwrap_or_default();
+            let slot = vocab.slot(token);
+            let taken = vocab.slots[slot];
+            if taken != FREE && !is_apart(id) {
+                let text = String::from_utf8_lossy(token);
+                return Err(Error::value(format!("tokens {taken} and {id} are both {text:?}")));
+            }
+            if taken == FREE && !token.is_empty() {
+                vocab.slots[slot] = id;
+            }
         }
         Ok(vocab)
     }
@@ -89,7 +97,7 @@ mod tests {
     #[test]
     fn ids_and_bytes_are_inverse() {
         let tokens: Vec<Vec<u8>> = (0..5000u32).map(|i| i.to_string().into_bytes()).collect();
-        let vocab = Vocab::new(tokens.iter().map(Vec::as_slice)).unwrap();
+        let vocab = Vocab::new(tokens.iter().map(Vec::as_slice), |_| false).unwrap();
         for (id, token) in tokens.iter().enumerate() {
             assert_eq!(vocab.get(id as u32), Some(token.as_slice()));
             assert_eq!(vocab.id(token), Some(id as u32));
@@ -98,9 +106,15 @@ mod tests {
     }
 
     #[test]
-    fn empty_and_repeated_tokens_are_refused() {
-        for tokens in [vec![&b"a"[..], b""], vec![b"a", b"b", b"a"]] {
-            assert!(Vocab::new(tokens.into_iter()).is_err());
+    fn repeated_tokens_are_refused_unless_they_stand_apart() {
+        let tokens = [&b"a"[..], b"", b"b", b"a"];
+        assert!(Vocab::new(tokens.into_iter(), |_| false).is_err());
+        for apart in [0, 3] {
+            let vocab = Vocab::new(tokens.into_iter(), |id| id == apart).unwrap();
+            assert_eq!(
+                (vocab.id(b"a"), vocab.id(b""), vocab.get(apart)),
+                (Some(3 - apart), None, Some(&b"a"[..]))
+            );
         }
     }
 }
