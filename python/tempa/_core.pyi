@@ -49,9 +49,16 @@ class Tokenizer:
     @property
     def sha256(self) -> str: ...
 
+# bpe_train.rs
 @final
 class PieceCounts:
-    def __new__(cls, pattern: str, num_threads: int | None = None) -> PieceCounts: ...
+    def __new__(
+        cls,
+        pattern: str,
+        num_threads: int | None = None,
+        by_line: bool = False,
+        max_memory: int | None = None,
+    ) -> PieceCounts: ...
     def add(self, texts: Sequence[str]) -> None: ...
     def train(
         self,

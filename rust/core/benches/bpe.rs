@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tempa_core::bpe::{Allowed, Pattern, PieceCounts, Tokenizer, TrainOptions, train};
+use tempa_core::bpe::{Allowed, CountOptions, Pattern, PieceCounts, Tokenizer, TrainOptions, train};
 use tempa_core::{Error, Monitor, Result};
 
 /// All files below a directory, in sorted order.
@@ -26,7 +26,8 @@ fn sources(directory: &Path) -> Result<Vec<String>> {
 }
 
 fn learn(texts: &[String], vocab_size: usize) -> Result<Tokenizer> {
-    let mut counts = PieceCounts::new(Pattern::Gpt2, Some(1))?;
+    let mut counts =
+        PieceCounts::new(Pattern::Gpt2, &CountOptions { num_threads: Some(1), ..Default::default() })?;
     counts.add(texts, &Monitor::default())?;
     train(counts, &TrainOptions { vocab_size, min_frequency: 2, specials: vec![] }, &Monitor::default())
 }

@@ -1,4 +1,4 @@
-//! Tokenizer, its trainer and its streaming decoder.
+//! Tokenizer and its streaming decoder.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyUnicodeEncodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyList};
-use tempa_core::bpe::{self, Allowed, Pattern, TrainOptions};
+use tempa_core::bpe::{self, Allowed};
 use tempa_core::{Monitor, Ragged};
 
 use crate::border::Offload;
@@ -218,52 +218,6 @@ impl Tokenizer {
 
 /// Batches below this many bytes take well under a tenth of a second, so nobody waits for Ctrl-C.
 const LONG_BYTES: usize = 1 << 20;
-
-/// Counts of unique pieces, filled text by text. The lock lets `train` take them away.
-#[pyclass(frozen, module = "tempa._core")]
-pub(crate) struct PieceCounts(Mutex<Option<bpe::PieceCounts>>);
-
-#[pymethods]
-impl PieceCounts {
-    #[new]
-    #[pyo3(signature = (pattern, num_threads=None))]
-    fn new(pattern: &str, num_threads: Option<usize>) -> PyResult<Self> {
-        let counts =
-            Pattern::from_name(pattern).and_then(|pattern| bpe::PieceCounts::new(pattern, num_threads));
-        counts.map(|counts| Self(Mutex::new(Some(counts)))).map_err(to_python)
-    }
-
-    /// add(texts): count the pieces of each text.
-    fn add(&self, py: Python<'_>, texts: Vec<Text>) -> PyResult<()> {
-        py.offload_long(None, |monitor| {
-            let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            counts.as_mut().ok_or_else(used)?.add(&texts, monitor)
-        })
-    }
-
-    /// train(vocab_size, min_frequency, special_tokens, progress=None): learn merges; the counts are used up.
-    /// `progress` is called with the number of merges learned.
-    #[pyo3(signature = (vocab_size, min_frequency, special_tokens, progress=None))]
-    fn train(
-        &self,
-        py: Python<'_>,
-        vocab_size: usize,
-        min_frequency: u64,
-        special_tokens: Vec<String>,
-        progress: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Tokenizer> {
-        let options = TrainOptions { vocab_size, min_frequency, specials: special_tokens };
-        py.offload_long(progress, |monitor| {
-            let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(used)?;
-            bpe::train(counts, &options, monitor)
-        })
-        .map(|inner| Tokenizer { inner })
-    }
-}
-
-fn used() -> tempa_core::Error {
-    tempa_core::Error::value("these counts were used up by train: count again")
-}
 
 /// Text from ids as they come. The lock makes pushes from several threads take turns.
 #[pyclass(frozen, module = "tempa._core")]

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 mod attend;
 mod border;
 mod bpe;
+mod bpe_train;
 mod chat;
 mod dedup;
 mod error;
@@ -25,7 +26,9 @@ mod _core {
     #[pymodule_export]
     use attend::paged_decode;
     #[pymodule_export]
-    use bpe::{PieceCounts, StreamDecoder, Tokenizer};
+    use bpe::{StreamDecoder, Tokenizer};
+    #[pymodule_export]
+    use bpe_train::PieceCounts;
     #[pymodule_export]
     use chat::render_chats;
     #[pymodule_export]

@@ -34,4 +34,4 @@ pub use merges::Merge;
 pub use pretokenize::{Pattern, Pieces};
 pub use special::Allowed;
 pub use tokenizer::{Parts, Tokenizer};
-pub use train::{PieceCounts, TrainOptions, train};
+pub use train::{CountOptions, PieceCounts, TrainOptions, train};

@@ -1,0 +1,61 @@
+//! The trainer of tokenizers.
+
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::prelude::*;
+use tempa_core::bpe::{self, CountOptions, Pattern, TrainOptions};
+
+use crate::border::Offload;
+use crate::bpe::{Text, Tokenizer};
+use crate::error::to_python;
+
+/// Counts of unique pieces, filled text by text. The lock lets `train` take them away.
+#[pyclass(frozen, module = "tempa._core")]
+pub(crate) struct PieceCounts(Mutex<Option<bpe::PieceCounts>>);
+
+#[pymethods]
+impl PieceCounts {
+    #[new]
+    #[pyo3(signature = (pattern, num_threads=None, by_line=false, max_memory=None))]
+    fn new(
+        pattern: &str,
+        num_threads: Option<usize>,
+        by_line: bool,
+        max_memory: Option<usize>,
+    ) -> PyResult<Self> {
+        let options = CountOptions { num_threads, by_line, max_memory };
+        let counts = Pattern::from_name(pattern).and_then(|pattern| bpe::PieceCounts::new(pattern, &options));
+        counts.map(|counts| Self(Mutex::new(Some(counts)))).map_err(to_python)
+    }
+
+    /// add(texts): count the pieces of each text.
+    fn add(&self, py: Python<'_>, texts: Vec<Text>) -> PyResult<()> {
+        py.offload_long(None, |monitor| {
+            let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.as_mut().ok_or_else(used)?.add(&texts, monitor)
+        })
+    }
+
+    /// train(vocab_size, min_frequency, special_tokens, progress=None): learn merges; the counts are used up.
+    /// `progress` is called with the number of merges learned.
+    #[pyo3(signature = (vocab_size, min_frequency, special_tokens, progress=None))]
+    fn train(
+        &self,
+        py: Python<'_>,
+        vocab_size: usize,
+        min_frequency: u64,
+        special_tokens: Vec<String>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Tokenizer> {
+        let options = TrainOptions { vocab_size, min_frequency, specials: special_tokens };
+        py.offload_long(progress, |monitor| {
+            let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(used)?;
+            bpe::train(counts, &options, monitor)
+        })
+        .map(|inner| Tokenizer { inner })
+    }
+}
+
+fn used() -> tempa_core::Error {
+    tempa_core::Error::value("these counts were used up by train: count again")
+}
