@@ -3,6 +3,7 @@
 use super::super::hash;
 use super::super::parallel;
 use super::super::pretokenize::Pattern;
+use super::prefetch;
 use crate::{Error, Monitor, Result};
 
 /// How often each piece occurred in the texts added so far.
@@ -109,6 +110,8 @@ const MAX_SHORT: usize = 15;
 /// The uppermost byte of the key of a long string.
 const LONG: u64 = 0xff;
 const MIN_SLOTS: usize = 1 << 10;
+/// How many pieces ahead a slot is asked for.
+const LOOK_AHEAD: usize = 16;
 
 /// A piece in a table.
 #[derive(Debug, Clone, Copy)]
@@ -136,29 +139,51 @@ impl Piece<'_> {
 }
 
 impl PieceTable {
+    /// Counts each piece once. A slot is asked for some pieces before it is needed, since most are not in the
+    /// cache of the processor.
     fn add_all<'t>(&mut self, pieces: impl Iterator<Item = &'t [u8]>) {
-        pieces.for_each(|piece| self.add(piece, 1));
+        let mut waiting = [(Key::default(), 0); LOOK_AHEAD];
+        let mut num_short = 0;
+        pieces.for_each(|piece| {
+            if piece.len() > MAX_SHORT {
+                self.add_long(piece, 1);
+                return;
+            }
+            let key = short_key(piece);
+            let hash = hash::fold(key.0, key.1);
+            prefetch(self.slots.as_ptr().wrapping_add(self.home(hash)));
+            let (key, hash) = std::mem::replace(&mut waiting[num_short % LOOK_AHEAD], (key, hash));
+            num_short += 1;
+            if num_short > LOOK_AHEAD {
+                self.add_short(key, hash, 1);
+            }
+        });
+        for &(key, hash) in &waiting[..num_short.min(LOOK_AHEAD)] {
+            self.add_short(key, hash, 1);
+        }
+    }
+
+    pub(super) fn add(&mut self, piece: &[u8], count: u64) {
+        if piece.len() > MAX_SHORT {
+            return self.add_long(piece, count);
+        }
+        let key = short_key(piece);
+        self.add_short(key, hash::fold(key.0, key.1), count);
     }
 
     #[inline]
-    pub(super) fn add(&mut self, piece: &[u8], count: u64) {
-        if self.len >= self.slots.len() / 4 * 3 {
-            self.grow();
-        }
-        if piece.len() <= MAX_SHORT {
-            let key = short_key(piece);
-            let slot = self.find(hash::fold(key.0, key.1), |other| other == key);
-            self.slots[slot].count += count;
-            if self.slots[slot].count == count {
-                self.slots[slot].key = key;
-                self.len += 1;
-            }
-        } else {
-            self.add_long(piece, count);
+    fn add_short(&mut self, key: Key, hash: u64, count: u64) {
+        self.reserve_one();
+        let slot = self.find(hash, |other| other == key);
+        self.slots[slot].count += count;
+        if self.slots[slot].count == count {
+            self.slots[slot].key = key;
+            self.len += 1;
         }
     }
 
     fn add_long(&mut self, piece: &[u8], count: u64) {
+        self.reserve_one();
         let hash = hash::bytes(piece);
         let slot = self.find(hash, |key| key.0 == hash && key.1 >> 56 == LONG && self.long(key) == piece);
         self.slots[slot].count += count;
@@ -186,6 +211,13 @@ impl PieceTable {
     #[inline]
     fn home(&self, hash: u64) -> usize {
         ((u128::from(hash) * self.slots.len() as u128) >> 64) as usize
+    }
+
+    #[inline]
+    fn reserve_one(&mut self) {
+        if self.len >= self.slots.len() / 4 * 3 {
+            self.grow();
+        }
     }
 
     #[cold]

@@ -195,7 +195,8 @@ impl Learner {
         after.sums.resize(self.tokens.len(), ZERO);
         let (left_len, len) = (self.lens[left as usize], self.lens[new as usize]);
         let mut counts = Counts::default();
-        positions.retain(|&position| {
+        retain(positions, |position, soon| {
+            self.words.prefetch(soon, len);
             let second = position + left_len;
             if self.words.at(position) != left || self.words.at(second) != right {
                 return false;
@@ -284,23 +285,25 @@ impl Learner {
 
     /// Follows all pairs of the words as they are.
     fn follow_all(&mut self) {
-        let mut list_of = FxHashMap::default();
+        let mut lists_of = PairIndex::new();
         let mut found: Vec<(Pair, u64, usize)> = Vec::new();
         self.words.for_each_pair(&self.lens, |_, left, right, count| {
             if !self.may_join(left, right) {
                 return;
             }
-            let list = *list_of.entry((left, right)).or_insert(found.len());
-            if list == found.len() {
+            let list = lists_of.entry((left, right));
+            if *list == NO_LIST {
+                *list = found.len() as u32;
                 found.push(((left, right), 0, 0));
             }
-            found[list].1 += count;
-            found[list].2 += 1;
+            let (_, sum, num_places) = &mut found[*list as usize];
+            *sum += count;
+            *num_places += 1;
         });
         let mut lists: Vec<_> = found.iter().map(|&(_, _, places)| Vec::with_capacity(places)).collect();
         self.words.for_each_pair(&self.lens, |position, left, right, _| {
-            if let Some(&list) = list_of.get(&(left, right)) {
-                lists[list].push(position);
+            if let Some(list) = lists.get_mut(*lists_of.entry((left, right)) as usize) {
+                list.push(position);
             }
         });
         for (pair, count, _) in found {
@@ -309,7 +312,7 @@ impl Learner {
         }
         self.places = lists.into_iter().map(Vec::into_boxed_slice).collect();
         let most = self.queue.peek().map_or(1, |top| top.count);
-        self.threshold = (most / THRESHOLD_FACTOR).max(self.options.min_frequency);
+        self.threshold = (most / THRESHOLD_FACTOR.pow(2)).max(self.options.min_frequency);
     }
 
     fn lower_threshold(&mut self) {
@@ -347,7 +350,8 @@ impl Learner {
         }
         let (len, mut counts) = (self.lens[new as usize], Counts::default());
         let [before, after] = &self.beside;
-        positions.retain(|&position| {
+        retain(positions, |position, soon| {
+            self.words.prefetch(soon, len);
             if self.words.at(position) != new {
                 return false;
             }
@@ -374,4 +378,41 @@ impl Learner {
             self.places.push(places.into_boxed_slice());
         }
     }
+}
+
+/// A list for each pair, by a plain table for the pairs of single bytes, which have the first ids.
+struct PairIndex {
+    bytes: Vec<u32>,
+    others: FxHashMap<Pair, u32>,
+}
+
+impl PairIndex {
+    fn new() -> Self {
+        Self { bytes: vec![NO_LIST; 1 << 16], others: FxHashMap::default() }
+    }
+
+    /// [`NO_LIST`] at first.
+    #[inline]
+    fn entry(&mut self, (left, right): Pair) -> &mut u32 {
+        if left < 256 && right < 256 {
+            &mut self.bytes[(left << 8 | right) as usize]
+        } else {
+            self.others.entry((left, right)).or_insert(NO_LIST)
+        }
+    }
+}
+
+/// How many places ahead memory is asked for: enough to cover a read from main memory.
+const LOOK_AHEAD: usize = 16;
+
+/// Keeps the places for which `keep(place, a later place)` holds.
+fn retain(places: &mut Vec<u32>, mut keep: impl FnMut(u32, u32) -> bool) {
+    let mut num_kept = 0;
+    for i in 0..places.len() {
+        let place = places[i];
+        let soon = places.get(i + LOOK_AHEAD).copied().unwrap_or(place);
+        places[num_kept] = place;
+        num_kept += usize::from(keep(place, soon));
+    }
+    places.truncate(num_kept);
 }

@@ -1,5 +1,6 @@
 //! The unique pieces as one array of symbols that merges shrink in place.
 
+use super::prefetch;
 use crate::{Error, Result};
 
 /// Between words; not a token.
@@ -66,6 +67,14 @@ impl Words {
             }
         }
         self.symbols.push(BOUNDARY);
+    }
+
+    /// Asks the processor for what a merge at this position into a token of `len` bytes reads.
+    #[inline]
+    pub(super) fn prefetch(&self, position: u32, len: u32) {
+        let place = self.symbols.as_ptr().wrapping_add(position as usize);
+        prefetch(place.wrapping_sub(1));
+        prefetch(place.wrapping_add(len as usize));
     }
 
     /// The token that starts at a position where one started before; something else if it was merged away.
