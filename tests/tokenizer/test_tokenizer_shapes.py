@@ -230,6 +230,33 @@ def test_ids_equal_tokenizers_on_any_text(both: tuple[Tokenizer, tokenizers.Toke
     check()
 
 
+def test_templates_add_what_tokenizers_adds(both: tuple[Tokenizer, tokenizers.Tokenizer]) -> None:
+    ours, hf = both
+    for text in TEXTS:
+        expected = hf.encode(text).ids
+        assert ours.encode(text, allowed_special="all", add_special_tokens=True) == expected
+        around = len(expected) - len(ids_of(hf, text))
+        assert ours.count(text, allowed_special="all", add_special_tokens=True) == len(expected)
+        if around:
+            with pytest.raises(ValueError, match="max_tokens must be at least"):
+                ours.encode(text, add_special_tokens=True, max_tokens=around - 1)
+        hf.enable_truncation(around + 3)
+        short = ours.encode(text, allowed_special="all", add_special_tokens=True, max_tokens=around + 3)
+        assert short == hf.encode(text).ids
+        hf.no_truncation()
+
+
+def test_places_are_in_the_normalized_text(both: tuple[Tokenizer, tokenizers.Tokenizer]) -> None:
+    ours, _ = both
+    for text in TEXTS:
+        placed = ours.encode_with_offsets(text, unit="byte", allowed_special="all")
+        assert placed.text == ours.normalize(text, allowed_special="all")
+        assert placed.ids.tolist() == ours.encode(text, allowed_special="all")
+        data = placed.text.encode()
+        found = zip(placed.ids.tolist(), placed.starts, placed.ends, strict=True)
+        assert all(data[a:b].strip() == ours.token_bytes(i).strip() for i, a, b in found)
+
+
 def test_saving_keeps_the_shape(both: tuple[Tokenizer, tokenizers.Tokenizer], tmp_path: Path) -> None:
     ours, _ = both
     ours.save(tmp_path)

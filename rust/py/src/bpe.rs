@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyUnicodeEncodeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedStr;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyList};
-use tempa_core::bpe::{self, Allowed};
+use tempa_core::bpe::{self, Allowed, Disallowed, Input, Request, Unit};
 use tempa_core::{Monitor, Ragged};
 
 use crate::border::Offload;
@@ -47,6 +47,33 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Text {
                 Err(_) => "text has a lone surrogate: half of a UTF-16 pair is not text".to_owned(),
             })
         })
+    }
+}
+
+/// What `encode` takes: `str`, or `bytes` that may not be UTF-8.
+enum Source {
+    Text(Text),
+    Bytes(PyBackedBytes),
+}
+
+impl Source {
+    fn input(&self) -> Input<'_> {
+        match self {
+            Self::Text(text) => Input::Text(text.as_ref()),
+            Self::Bytes(bytes) => Input::Bytes(bytes),
+        }
+    }
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Source {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if value.is_instance_of::<PyBytes>() {
+            Ok(Self::Bytes(value.extract()?))
+        } else {
+            value.extract().map(Self::Text)
+        }
     }
 }
 
@@ -89,10 +116,44 @@ pub(crate) struct Tokenizer {
     pub(crate) inner: bpe::Tokenizer,
 }
 
+/// (allowed_special, disallowed_special, added_tokens, add_special_tokens, max_tokens, keeps_end)
+type Options = (Vec<String>, Vec<String>, bool, bool, Option<usize>, bool);
+
+/// Ids, where they begin and end, and the text they are in.
+type Placed<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>, String);
+
+fn arrays(py: Python<'_>, placed: bpe::Placed) -> Placed<'_> {
+    let bpe::Placed { ids, starts, ends, text } = placed;
+    (ids.into_pyarray(py), starts.into_pyarray(py), ends.into_pyarray(py), text)
+}
+
+fn unit(in_chars: bool) -> Unit {
+    if in_chars { Unit::Char } else { Unit::Byte }
+}
+
+/// Work on texts that waits for Ctrl-C only if it can take a while.
+fn run_batch<T: Send>(
+    py: Python<'_>,
+    inputs: &[Input<'_>],
+    work: impl FnOnce(&Monitor) -> tempa_core::Result<T> + Send,
+) -> PyResult<T> {
+    if inputs.iter().map(|input| input.as_bytes().len()).sum::<usize>() < LONG_BYTES {
+        py.offload(|| work(&Monitor::default()))
+    } else {
+        py.offload_long(None, work)
+    }
+}
+
 impl Tokenizer {
-    fn allowed(&self, names: Option<Vec<Text>>) -> PyResult<Allowed> {
-        let names = names.unwrap_or_default();
-        Allowed::new(&self.inner, names.iter().map(AsRef::as_ref)).map_err(to_python)
+    fn request(&self, options: Option<Options>) -> PyResult<Request> {
+        let Some((allowed, disallowed, added, add_special, max_tokens, keeps_end)) = options else {
+            return Ok(Request::default());
+        };
+        let names = allowed.iter().map(String::as_str);
+        let allowed = if added { Allowed::new(&self.inner, names) } else { Ok(Allowed::nothing()) };
+        let disallowed = Disallowed::new(&self.inner, disallowed).map_err(to_python)?;
+        let allowed = allowed.map_err(to_python)?;
+        Ok(Request { allowed, disallowed, add_special, max_tokens, keeps_end })
     }
 }
 
@@ -131,35 +192,103 @@ impl Tokenizer {
         self.inner.to_json()
     }
 
-    #[pyo3(signature = (text, allowed_special=None))]
+    #[staticmethod]
+    fn from_tiktoken(
+        py: Python<'_>,
+        path: PathBuf,
+        pattern: &str,
+        special_tokens: Vec<(String, u32)>,
+    ) -> PyResult<Self> {
+        py.offload(|| bpe::Tokenizer::from_tiktoken(&path, pattern, &special_tokens))
+            .map(|inner| Self { inner })
+    }
+
+    fn save_tiktoken(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.offload(|| self.inner.save_tiktoken(&path))
+    }
+
+    fn save_gpt2(&self, py: Python<'_>, vocab_bpe: PathBuf, encoder_json: PathBuf) -> PyResult<()> {
+        py.offload(|| self.inner.save_gpt2(&vocab_bpe, &encoder_json))
+    }
+
+    fn with_plain_tokens(&self, py: Python<'_>, names: Vec<String>) -> PyResult<Self> {
+        py.offload(|| self.inner.with_plain_tokens(&names)).map(|inner| Self { inner })
+    }
+
+    #[pyo3(signature = (text, options=None))]
     fn encode<'py>(
         &self,
         py: Python<'py>,
-        text: Text,
-        allowed_special: Option<Vec<Text>>,
+        text: Source,
+        options: Option<Options>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let allowed = self.allowed(allowed_special)?;
-        let ids = py.offload(|| self.inner.encode(text.as_ref(), &allowed))?;
+        let request = self.request(options)?;
+        let ids = py.offload(|| {
+            let mut ids = Vec::with_capacity(text.input().as_bytes().len() / 3);
+            self.inner.encoder().encode_request(text.input(), &request, &mut ids)?;
+            Ok(ids)
+        })?;
         PyList::new(py, ids)
     }
 
-    #[pyo3(signature = (texts, num_threads=None, allowed_special=None))]
+    #[pyo3(signature = (texts, num_threads=None, options=None))]
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<Text>,
+        texts: Vec<Source>,
         num_threads: Option<usize>,
-        allowed_special: Option<Vec<Text>>,
+        options: Option<Options>,
     ) -> PyResult<Flat<'py>> {
-        let allowed = self.allowed(allowed_special)?;
-        let encode = |monitor: &Monitor| self.inner.encode_batch(&texts, &allowed, num_threads, monitor);
-        let total: usize = texts.iter().map(|text| text.as_ref().len()).sum();
-        let rows = if total < LONG_BYTES {
-            py.offload(|| encode(&Monitor::default()))
-        } else {
-            py.offload_long(None, encode)
-        };
-        rows.map(|rows| flat(py, rows))
+        let request = self.request(options)?;
+        let inputs: Vec<_> = texts.iter().map(Source::input).collect();
+        let encode = |monitor: &Monitor| self.inner.encode_requests(&inputs, &request, num_threads, monitor);
+        run_batch(py, &inputs, encode).map(|rows| flat(py, rows))
+    }
+
+    #[pyo3(signature = (texts, num_threads=None, options=None))]
+    fn count_batch<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<Source>,
+        num_threads: Option<usize>,
+        options: Option<Options>,
+    ) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let request = self.request(options)?;
+        let inputs: Vec<_> = texts.iter().map(Source::input).collect();
+        let count = |monitor: &Monitor| self.inner.count_requests(&inputs, &request, num_threads, monitor);
+        run_batch(py, &inputs, count).map(|counts| counts.into_pyarray(py))
+    }
+
+    #[pyo3(signature = (text, in_chars, options=None))]
+    fn encode_with_offsets<'py>(
+        &self,
+        py: Python<'py>,
+        text: Text,
+        in_chars: bool,
+        options: Option<Options>,
+    ) -> PyResult<Placed<'py>> {
+        let allowed = self.request(options)?.allowed;
+        let placed =
+            py.offload(|| self.inner.encode_with_offsets(text.as_ref(), &allowed, unit(in_chars)))?;
+        Ok(arrays(py, placed))
+    }
+
+    #[pyo3(signature = (ids, in_chars, skip_special=false))]
+    fn decode_with_offsets<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Ids,
+        in_chars: bool,
+        skip_special: bool,
+    ) -> PyResult<Placed<'py>> {
+        let placed = py.offload(|| self.inner.decode_with_offsets(&ids.0, skip_special, unit(in_chars)))?;
+        Ok(arrays(py, placed))
+    }
+
+    #[pyo3(signature = (text, options=None))]
+    fn normalize(&self, py: Python<'_>, text: Text, options: Option<Options>) -> PyResult<String> {
+        let allowed = self.request(options)?.allowed;
+        py.offload(|| Ok(self.inner.normalize(text.as_ref(), &allowed)))
     }
 
     #[pyo3(signature = (ids, skip_special=false))]
@@ -193,6 +322,11 @@ impl Tokenizer {
     #[getter]
     fn special_tokens(&self) -> Vec<(String, u32)> {
         self.inner.specials().map(|(name, id)| (name.to_owned(), id)).collect()
+    }
+
+    #[getter]
+    fn plain_tokens(&self) -> Vec<(String, u32)> {
+        self.inner.plain_tokens().into_iter().map(|(name, id)| (name.to_owned(), id)).collect()
     }
 
     #[getter]

@@ -135,7 +135,11 @@ pub struct Encoder<'t> {
     buffers: Buffers,
 }
 
-impl Encoder<'_> {
+impl<'t> Encoder<'t> {
+    pub(super) fn tokenizer(&self) -> &'t Tokenizer {
+        self.tokenizer
+    }
+
     /// Appends the ids of a text. Only `allowed` specials are recognised in it.
     ///
     /// # Errors

@@ -5,7 +5,9 @@ use std::sync::LazyLock;
 
 use rustc_hash::FxHashMap;
 
+use super::json::write_whole;
 use super::merges::Merge;
+use super::pipeline::Template;
 use super::pretokenize::Pattern;
 use super::tokenizer::{Parts, Tokenizer};
 use crate::{Error, Result};
@@ -72,6 +74,43 @@ impl Tokenizer {
             .collect::<Result<_>>()?;
         Self::new(Parts { pattern: Pattern::Gpt2, tokens, merges, specials, ignore_merges: false })
             .map_err(|error| Error::format(encoder_json, error.to_string()))
+    }
+}
+
+impl Tokenizer {
+    /// The texts of GPT-2's two files: merges and ids.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if this is more than the files can say: another pattern, or another special token than GPT-2's.
+    pub fn to_gpt2(&self) -> Result<(String, String)> {
+        let refuse = |what: &str| Err(Error::value(format!("GPT-2's files cannot hold {what}")));
+        if self.pattern_name() != Pattern::Gpt2.name() {
+            return refuse(&format!("the pattern {:?}, only \"gpt2\"", self.pattern_name()));
+        }
+        if !self.pipeline.is_plain() || self.ignore_merges || self.pipeline.template != Template::default() {
+            return refuse("a normalizer, a template or ignore_merges");
+        }
+        if let Some((name, _, _)) = self.added().find(|(name, ..)| *name != END_OF_TEXT) {
+            return refuse(&format!("the added token {name:?}, only {END_OF_TEXT:?}"));
+        }
+        let spelling = |id: u32| self.spelling(id).unwrap_or_default();
+        let mut merges = String::from("#version: 0.2\n");
+        for Merge { left, right, .. } in self.merges.list() {
+            merges.extend([&spelling(*left), " ", &spelling(*right), "\n"]);
+        }
+        let ids: serde_json::Map<String, serde_json::Value> =
+            (0..self.vocab_size() as u32).filter_map(|id| Some((self.spelling(id)?, id.into()))).collect();
+        Ok((merges, serde_json::Value::Object(ids).to_string() + "\n"))
+    }
+
+    /// Saves [`Tokenizer::to_gpt2`]. Each file appears whole or not at all.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::to_gpt2`]; [`Error::Io`] if a file cannot be written.
+    pub fn save_gpt2(&self, vocab_bpe: &Path, encoder_json: &Path) -> Result<()> {
+        let (merges, ids) = self.to_gpt2()?;
+        write_whole(vocab_bpe, &merges)?;
+        write_whole(encoder_json, &ids)
     }
 }
 

@@ -14,15 +14,18 @@ mod hash;
 mod json;
 mod merges;
 mod normalize;
+mod offsets;
 mod parallel;
 mod pipeline;
 mod pretokenize;
 #[cfg(test)]
 mod reference;
 mod regex;
+mod request;
 mod special;
 #[cfg(test)]
 mod tests;
+mod tiktoken;
 mod tokenizer;
 mod train;
 mod unicode;
@@ -31,7 +34,9 @@ mod vocab;
 pub use decode::StreamDecoder;
 pub use encode::Encoder;
 pub use merges::Merge;
+pub use offsets::{Placed, Unit};
 pub use pretokenize::{Pattern, Pieces};
+pub use request::{Disallowed, Input, Request};
 pub use special::Allowed;
 pub use tokenizer::{Parts, Tokenizer};
 pub use train::{CountOptions, PieceCounts, TrainOptions, train};

@@ -1,14 +1,16 @@
 //! The tokenizer itself: what it is made of, checked once, and what can be asked of it.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use sha2::{Digest, Sha256};
 
 use super::encode::Buffers;
 use super::merges::{Merge, Merges, Work};
+use super::normalize::Place;
 use super::pipeline::Pipeline;
 use super::pretokenize::Pattern;
-use super::special::{Finder, Rules};
+use super::special::{Allowed, Finder, Part, Rules};
 use super::vocab::Vocab;
 use crate::{Error, Result};
 
@@ -145,6 +147,21 @@ impl Tokenizer {
         Self::with_pipeline(self.parts().with_specials(names)?, self.pipeline.clone())
     }
 
+    /// The same tokenizer with more tokens that are always found in text, with the ids after the last.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::with_specials`].
+    pub fn with_plain_tokens(&self, names: &[String]) -> Result<Self> {
+        let Parts { specials, .. } = self.parts();
+        let parts = self.parts().with_specials(names)?;
+        let mut pipeline = self.pipeline.clone();
+        for id in self.vocab.len()..parts.tokens.len() {
+            pipeline.apart.insert(id as u32);
+            pipeline.rules.insert(id as u32, Rules { is_plain: true, ..Rules::default() });
+        }
+        Self::with_pipeline(Parts { specials, ..parts }, pipeline)
+    }
+
     /// What this tokenizer was built from.
     pub fn parts(&self) -> Parts {
         Parts {
@@ -186,6 +203,27 @@ impl Tokenizer {
     pub fn specials(&self) -> impl ExactSizeIterator<Item = (&str, u32)> {
         let name = |id| std::str::from_utf8(self.vocab.get(id).unwrap_or_default()).unwrap_or_default();
         self.specials.iter().map(move |&id| (name(id), id))
+    }
+
+    /// Tokens that are not special but found in any text before it is cut, as (name, id), by id.
+    pub fn plain_tokens(&self) -> Vec<(&str, u32)> {
+        let mut tokens: Vec<_> = self.plain_added().map(|(name, id, _)| (name, id)).collect();
+        tokens.sort_unstable_by_key(|(_, id)| *id);
+        tokens
+    }
+
+    /// A text as it is before it is cut, with added tokens in their places: offsets count in it.
+    pub fn normalize(&self, text: &str, allowed: &Allowed) -> String {
+        let mut normalized = String::with_capacity(text.len());
+        let joined = self.visit(text, allowed.finder(self), Place::First, |part| {
+            let (Part::Text(text) | Part::Added(_, text)) = part;
+            normalized.push_str(text);
+            Ok::<_, Infallible>(())
+        });
+        match joined {
+            Ok(()) => normalized,
+            Err(never) => match never {},
+        }
     }
 
     /// Whether the id is a special token.

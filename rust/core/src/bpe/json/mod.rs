@@ -116,18 +116,7 @@ impl Tokenizer {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(Error::io(directory))?;
         }
-        let part = path.with_extension(format!("json.{}", std::process::id()));
-        let write = |text: &[u8]| {
-            let mut file = fs::File::create(&part)?;
-            file.write_all(text)?;
-            file.sync_all()?;
-            fs::rename(&part, path)
-        };
-        write(self.to_json().as_bytes()).map_err(|source| {
-            // The unfinished file is useless; that it cannot be removed changes nothing.
-            let _ = fs::remove_file(&part);
-            Error::Io { path: path.clone(), source }
-        })
+        write_whole(path, &self.to_json())
     }
 
     /// The text of the `tokenizer.json`; equal tokenizers give equal text.
@@ -174,7 +163,7 @@ impl Tokenizer {
     }
 
     /// How files spell a token; nothing for an id without one.
-    fn spelling(&self, id: u32) -> Option<String> {
+    pub(super) fn spelling(&self, id: u32) -> Option<String> {
         let token = self.vocab.get(id).filter(|token| !token.is_empty())?;
         let text = || String::from_utf8_lossy(token).into_owned();
         Some(match &self.pipeline.fallback {
@@ -188,6 +177,27 @@ impl Tokenizer {
             None => spell(token),
         })
     }
+}
+
+/// Writes a file that appears whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be written; an earlier file is then as it was.
+pub(super) fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(format!(".{}", std::process::id()));
+    let part = PathBuf::from(part);
+    let write = || {
+        let mut file = fs::File::create(&part)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&part, path)
+    };
+    write().map_err(|source| {
+        // The unfinished file is useless; that it cannot be removed changes nothing.
+        let _ = fs::remove_file(&part);
+        Error::Io { path: path.to_owned(), source }
+    })
 }
 
 /// What is written, in the order in which `tokenizers` writes it; `()` is null.

@@ -1,0 +1,10 @@
+"""Byte-level BPE and character tokenizers: train, encode, decode, load and save."""
+
+from tempa.tokenizer.streams import StreamDecoder as StreamDecoder
+from tempa.tokenizer.tokenizer import DEFAULT_SPECIALS as DEFAULT_SPECIALS
+from tempa.tokenizer.tokenizer import END_OF_TEXT as END_OF_TEXT
+from tempa.tokenizer.tokenizer import TIKTOKEN_SPECIALS as TIKTOKEN_SPECIALS
+from tempa.tokenizer.tokenizer import Ids as Ids
+from tempa.tokenizer.tokenizer import Pattern as Pattern
+from tempa.tokenizer.tokenizer import Placed as Placed
+from tempa.tokenizer.tokenizer import Tokenizer as Tokenizer
