@@ -1,98 +1,188 @@
-//! A small table of pieces already encoded: bounded, and sized to stay in a core's own cache.
+//! A bounded table of short pieces already encoded.
 //!
-//! It only remembers what the merges gave, so results never depend on what it holds.
+//! It only remembers what the vocabulary and the merges gave, so results never depend on what it holds.
+
+use bytemuck::{Pod, Zeroable};
 
 use super::hash;
+use super::pages::{Pages, prefetch};
 
-/// 512 KiB of slots, half of a typical second-level cache; holds nine of ten pieces of English text.
-const NUM_SETS: usize = 1 << 13;
+/// 8 MiB of slots: most pieces of most texts; what is used often stays in a core's own caches.
+const NUM_SETS: usize = 1 << 17;
 /// Longest piece that fits a key beside its length.
-const MAX_BYTES: usize = 15;
+pub(super) const MAX_BYTES: usize = 15;
 /// Most ids a slot holds; nearly all short pieces have one or two.
-const MAX_IDS: usize = 3;
+pub(super) const MAX_IDS: usize = 3;
 
-/// The two pieces that share a place, the newer first. One cache line.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(align(64))]
+/// The two pieces that share a place: the one that was asked for again before the one that is new. One cache line.
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C, align(64))]
 struct Set([Slot; 2]);
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C)]
 struct Slot {
     key: u128,
-    ids: [u32; MAX_IDS],
-    len: u32,
+    ids: Ids,
 }
 
-/// Each piece has one set to be in; a new piece takes the place of the older there. The default has no sets and
-/// remembers nothing.
-#[derive(Debug, Default)]
+/// The ids of a piece.
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Ids {
+    pub(super) ids: [u32; MAX_IDS],
+    pub(super) len: u32,
+}
+
+/// Each piece has one set to be in.
+#[derive(Debug)]
 pub(super) struct PieceCache {
-    sets: Box<[Set]>,
+    sets: Pages<Set>,
 }
 
-/// A piece of at most 15 bytes with its length, and the set it belongs to.
+/// A piece of at most 15 bytes with its length, and the set it belongs to; or the default, which no slot has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key {
     packed: u128,
     set: usize,
 }
 
-impl Key {
-    /// The key of a piece that is neither empty nor too long.
-    #[inline]
-    pub(super) fn new(piece: &[u8]) -> Option<Self> {
-        let packed = pack(piece)?;
-        let set = hash::fold(packed as u64, (packed >> 64) as u64) as usize % NUM_SETS;
-        Some(Self { packed, set })
+impl Default for Key {
+    fn default() -> Self {
+        Self { packed: u128::MAX, set: 0 }
     }
 }
 
-/// The bytes in the low end and the length in the highest byte. Long pieces are read as two overlapping
-/// words, which agree where they overlap.
-#[inline]
-fn pack(piece: &[u8]) -> Option<u128> {
-    let len = piece.len();
-    let low = match len {
-        0 => return None,
-        1..4 => {
-            let at = |i: usize| u128::from(piece[i]) << (8 * i);
-            at(0) | at(len / 2) | at(len - 1)
-        }
-        4..8 => {
-            let (first, last) = (piece.first_chunk()?, piece.last_chunk()?);
-            u128::from(u32::from_le_bytes(*first)) | u128::from(u32::from_le_bytes(*last)) << (8 * (len - 4))
-        }
-        8..=MAX_BYTES => {
-            let (first, last) = (piece.first_chunk()?, piece.last_chunk()?);
-            u128::from(u64::from_le_bytes(*first)) | u128::from(u64::from_le_bytes(*last)) << (8 * (len - 8))
-        }
-        _ => return None,
-    };
-    Some(low | (len as u128) << 120)
+/// The bits of a piece of each length.
+const KEPT: [u128; MAX_BYTES + 1] = {
+    let mut kept = [0; MAX_BYTES + 1];
+    let mut len = 1;
+    while len <= MAX_BYTES {
+        kept[len] = u128::MAX >> (128 - 8 * len);
+        len += 1;
+    }
+    kept
+};
+
+impl Key {
+    /// The key of the first `len` bytes, at least one; nothing for more than 15.
+    #[inline(always)]
+    pub(super) fn new(bytes: &[u8; 16], len: usize) -> Option<Self> {
+        let packed = u128::from_le_bytes(*bytes) & KEPT.get(len)? | (len as u128) << 120;
+        let set = hash::fold(packed as u64, (packed >> 64) as u64) as usize % NUM_SETS;
+        Some(Self { packed, set })
+    }
+
+    /// Whether this is the default.
+    #[inline(always)]
+    pub(super) fn is_none(self) -> bool {
+        self.packed == u128::MAX
+    }
 }
 
 impl PieceCache {
     pub(super) fn new() -> Self {
-        Self { sets: vec![Set::default(); NUM_SETS].into() }
+        Self { sets: Pages::zeroed(NUM_SETS) }
+    }
+
+    /// Brings the place of a piece near, for a later [`PieceCache::get`].
+    #[inline(always)]
+    pub(super) fn prefetch(&self, key: Key) {
+        prefetch(self.set(key));
+    }
+
+    #[inline(always)]
+    fn set(&self, key: Key) -> &Set {
+        debug_assert!(key.set < NUM_SETS);
+        // SAFETY: there are `NUM_SETS` sets, and no key has one that is not below.
+        unsafe { self.sets.get_unchecked(key.set) }
     }
 
     /// The ids of a piece, if they are here.
-    #[inline]
-    pub(super) fn get(&self, key: Key) -> Option<&[u32]> {
-        let Set(slots) = self.sets.get(key.set)?;
-        let slot = slots.iter().find(|slot| slot.key == key.packed)?;
-        Some(&slot.ids[..slot.len as usize])
+    #[inline(always)]
+    pub(super) fn get(&mut self, key: Key) -> Option<Ids> {
+        let Set([first, second]) = self.set(key);
+        if first.key == key.packed {
+            return Some(first.ids);
+        }
+        let ids = (second.key == key.packed).then_some(second.ids);
+        if ids.is_some() {
+            // What is asked for again is kept when the next new piece comes.
+            let Set(slots) = &mut self.sets[key.set];
+            slots.swap(0, 1);
+        }
+        ids
     }
 
     /// Remembers the ids of a piece if they fit.
     #[inline]
     pub(super) fn put(&mut self, key: Key, ids: &[u32]) {
-        if ids.len() <= MAX_IDS
-            && let Some(Set([newer, older])) = self.sets.get_mut(key.set)
-        {
-            *older = *newer;
-            *newer = Slot { key: key.packed, len: ids.len() as u32, ..Slot::default() };
-            newer.ids[..ids.len()].copy_from_slice(ids);
+        if ids.len() <= MAX_IDS {
+            let Set([_, newest]) = &mut self.sets[key.set];
+            *newest = Slot { key: key.packed, ids: Ids { ids: [0; MAX_IDS], len: ids.len() as u32 } };
+            newest.ids.ids[..ids.len()].copy_from_slice(ids);
+        }
+    }
+}
+
+/// Pieces that do not fit a [`PieceCache`]: longer ones, and those of more ids.
+#[derive(Debug)]
+pub(super) struct LongCache {
+    slots: Pages<LongSlot>,
+}
+
+/// 8 MiB of slots.
+const NUM_LONG: usize = 1 << 16;
+/// Longest piece and most ids of a slot, which takes two cache lines.
+const MAX_LONG_BYTES: usize = 62;
+const MAX_LONG_IDS: usize = 16;
+
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct LongSlot {
+    /// 0 in a slot that holds nothing.
+    num_bytes: u8,
+    num_ids: u8,
+    bytes: [u8; MAX_LONG_BYTES],
+    ids: [u32; MAX_LONG_IDS],
+}
+
+impl LongCache {
+    pub(super) fn new() -> Self {
+        Self { slots: Pages::zeroed(NUM_LONG) }
+    }
+
+    #[inline]
+    fn place(piece: &[u8]) -> usize {
+        hash::bytes(piece) as usize % NUM_LONG
+    }
+
+    /// Brings the place of a piece near, for a later [`LongCache::get`].
+    #[inline]
+    pub(super) fn prefetch(&self, piece: &[u8]) {
+        if piece.len() <= MAX_LONG_BYTES {
+            prefetch(&self.slots[Self::place(piece)]);
+        }
+    }
+
+    /// The ids of a piece, if they are here.
+    #[inline]
+    pub(super) fn get(&self, piece: &[u8]) -> Option<&[u32]> {
+        if piece.len() > MAX_LONG_BYTES {
+            return None;
+        }
+        let slot = &self.slots[Self::place(piece)];
+        let is_here = slot.num_bytes as usize == piece.len() && &slot.bytes[..piece.len()] == piece;
+        is_here.then(|| &slot.ids[..slot.num_ids as usize])
+    }
+
+    /// Remembers the ids of a piece if both fit, in place of what was there.
+    pub(super) fn put(&mut self, piece: &[u8], ids: &[u32]) {
+        if piece.len() <= MAX_LONG_BYTES && ids.len() <= MAX_LONG_IDS {
+            let slot = &mut self.slots[Self::place(piece)];
+            (slot.num_bytes, slot.num_ids) = (piece.len() as u8, ids.len() as u8);
+            slot.bytes[..piece.len()].copy_from_slice(piece);
+            slot.ids[..ids.len()].copy_from_slice(ids);
         }
     }
 }
@@ -102,28 +192,56 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn key(piece: &[u8]) -> Key {
+        [piece, &[7; 16]]
+            .concat()
+            .first_chunk()
+            .and_then(|start| Key::new(start, piece.len()))
+            .unwrap_or_default()
+    }
+
     proptest! {
         #[test]
-        fn packing_is_the_bytes_and_their_length(piece in proptest::collection::vec(any::<u8>(), 0..20)) {
+        fn keys_are_the_bytes_and_their_length(piece in proptest::collection::vec(any::<u8>(), 1..20)) {
             let expected = (1..=MAX_BYTES).contains(&piece.len()).then(|| {
                 let mut bytes = [0; 16];
                 bytes[..piece.len()].copy_from_slice(&piece);
                 bytes[15] = piece.len() as u8;
                 u128::from_le_bytes(bytes)
             });
-            prop_assert_eq!(pack(&piece), expected);
+            prop_assert_eq!(key(&piece).packed, expected.unwrap_or(u128::MAX));
+            prop_assert_eq!(key(&piece).is_none(), expected.is_none());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn long_pieces_are_found_with_their_ids(
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..70), 1..20),
+        ) {
+            let mut cache = LongCache::new();
+            let ids_of = |piece: &[u8]| piece.iter().step_by(4).map(|&byte| byte.into()).collect::<Vec<u32>>();
+            for piece in &pieces {
+                prop_assert!(cache.get(piece).is_none_or(|ids| ids == ids_of(piece)));
+                cache.put(piece, &ids_of(piece));
+                let expected = (piece.len() <= MAX_LONG_BYTES).then(|| ids_of(piece));
+                prop_assert_eq!(cache.get(piece).map(<[u32]>::to_vec), expected);
+            }
         }
     }
 
     #[test]
-    fn a_set_keeps_the_last_two_pieces() {
+    fn what_is_asked_for_again_outlives_what_is_new() {
         let mut cache = PieceCache::new();
-        let keys: Vec<_> = (0..100_000u32).filter_map(|i| Key::new(&i.to_le_bytes())).collect();
+        let keys: Vec<_> = (0..600_000u32).map(|i| key(&i.to_le_bytes())).collect();
         for (i, key) in keys.iter().enumerate() {
             cache.put(*key, &[i as u32]);
+            cache.get(keys[i % 1000]);
         }
-        let kept = keys.iter().enumerate().filter_map(|(i, key)| Some((i, cache.get(*key)?)));
-        assert!(kept.clone().all(|(i, ids)| ids == [i as u32]));
-        assert!((NUM_SETS..=2 * NUM_SETS).contains(&kept.count()));
+        let mut kept = |range: std::ops::Range<usize>| {
+            range.filter(|&i| cache.get(keys[i]).is_some_and(|ids| ids.ids[0] == i as u32)).count()
+        };
+        assert!(kept(0..1000) > 900);
+        assert!(kept(1000..600_000) <= 2 * NUM_SETS);
     }
 }

@@ -3,13 +3,18 @@
 //! A piece goes through three stages, cheapest first: the cache of recent pieces, the vocabulary (the whole
 //! piece is one token), the merges.
 
-use std::mem;
+use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::sync::PoisonError;
 
-use super::cache::{Key, PieceCache};
+use super::cache::{self, Key, LongCache, PieceCache};
+use super::chars::CharTokens;
+use super::hash;
 use super::merges::Work;
 use super::normalize::Place;
 use super::parallel;
+use super::pretokenize::Cuts;
+use super::short::{self, Short};
 use super::special::{Allowed, Part};
 use super::tokenizer::{NO_TOKEN, Tokenizer};
 use crate::{Error, Monitor, Ragged, Result};
@@ -19,20 +24,34 @@ use crate::{Error, Monitor, Ragged, Result};
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// What encoding needs beside the tokenizer: worth keeping between calls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Buffers {
     cache: PieceCache,
+    long_cache: LongCache,
+    chars: CharTokens,
     work: Work,
+    keys: Box<[Key]>,
+    new: NewPieces,
+}
+
+impl Buffers {
+    fn new() -> Self {
+        Self {
+            cache: PieceCache::new(),
+            long_cache: LongCache::new(),
+            chars: CharTokens::new(),
+            work: Work::default(),
+            keys: vec![Key::default(); Cuts::BATCH].into(),
+            new: NewPieces::default(),
+        }
+    }
 }
 
 impl Tokenizer {
     /// An encoder with warm buffers, returned to the tokenizer when dropped.
     pub fn encoder(&self) -> Encoder<'_> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Encoder {
-            tokenizer: self,
-            buffers: idle.unwrap_or_else(|| Buffers { cache: PieceCache::new(), work: Work::default() }),
-        }
+        Encoder { tokenizer: self, buffers: ManuallyDrop::new(idle.unwrap_or_else(Buffers::new)) }
     }
 
     /// The ids of a text. Only `allowed` specials are recognised in it.
@@ -132,7 +151,7 @@ fn concatenate(parts: Vec<Ragged<u32>>) -> Ragged<u32> {
 #[derive(Debug)]
 pub struct Encoder<'t> {
     tokenizer: &'t Tokenizer,
-    buffers: Buffers,
+    buffers: ManuallyDrop<Buffers>,
 }
 
 impl<'t> Encoder<'t> {
@@ -197,45 +216,231 @@ impl<'t> Encoder<'t> {
 
     /// Appends the ids of text that the pattern cuts.
     fn encode_pattern(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        self.tokenizer.pattern.pieces(text).try_for_each(|piece| self.encode_cached(piece, ids))
+        let mut cuts = self.tokenizer.pattern.cuts(text);
+        let text = Padded::new(text.as_bytes());
+        let mut start = 0;
+        loop {
+            cuts.advance();
+            let Some(&end) = cuts.ends().last() else { return Ok(()) };
+            self.encode_batch(&text, start, cuts.ends(), ids)?;
+            start = end;
+        }
     }
 
     /// Appends the ids of one piece.
-    #[inline]
     pub(super) fn encode_cached(&mut self, piece: &[u8], ids: &mut Vec<u32>) -> Result<()> {
-        let Some(key) = Key::new(piece) else { return self.encode_piece(piece, ids) };
-        if let Some(known) = self.buffers.cache.get(key) {
-            ids.extend_from_slice(known);
-        } else {
-            let start = ids.len();
-            self.encode_piece(piece, ids)?;
-            self.buffers.cache.put(key, &ids[start..]);
+        self.encode_batch(&Padded::new(piece), 0, &[piece.len()], ids)
+    }
+
+    /// The pieces from `start` on that end at `ends`.
+    #[inline]
+    fn encode_batch(
+        &mut self,
+        text: &Padded<'_>,
+        start: usize,
+        ends: &[usize],
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
+        let Buffers { cache, long_cache, keys, new, .. } = &mut *self.buffers;
+        // All places are on their way before the first is read.
+        let mut piece_start = start;
+        for (&end, key) in ends.iter().zip(keys.iter_mut()) {
+            if let Some(short) = text.key(piece_start, end) {
+                *key = short;
+                cache.prefetch(short);
+            } else {
+                *key = Key::default();
+                long_cache.prefetch(&text.bytes[piece_start..end]);
+            }
+            piece_start = end;
         }
+        new.clear();
+        let first = ids.len();
+        ids.reserve(ends.len() * cache::MAX_IDS);
+        let spare = ids.spare_capacity_mut();
+        let mut len = 0;
+        let mut piece_start = start;
+        for (&end, &key) in ends.iter().zip(&*keys) {
+            if let Some(known) = cache.get(key) {
+                // SAFETY: room for `MAX_IDS` was reserved for each piece, and none before took more.
+                unsafe { spare.as_mut_ptr().add(len).cast::<[u32; cache::MAX_IDS]>().write(known.ids) };
+                len += known.len as usize;
+            } else {
+                new.add(piece_start..end, key, len, text.bytes);
+            }
+            piece_start = end;
+        }
+        // SAFETY: that many ids were written, one after the other.
+        unsafe { ids.set_len(first + len) };
+        if new.holes.is_empty() {
+            return Ok(());
+        }
+        self.encode_new(text.bytes)?;
+        self.buffers.new.fill_holes(ids, first);
         Ok(())
     }
 
-    fn encode_piece(&mut self, piece: &[u8], ids: &mut Vec<u32>) -> Result<()> {
-        let Tokenizer { vocab, merges, is_whole, .. } = self.tokenizer;
-        if let Some(id) = vocab.id(piece)
-            && is_whole[id as usize]
-        {
-            ids.push(id);
-            return Ok(());
+    /// The ids of the new pieces: from the cache of long pieces, the vocabulary or the merges. Each step is made for all
+    /// of them, so that memory is fetched for many at once.
+    #[cold]
+    fn encode_new(&mut self, bytes: &[u8]) -> Result<()> {
+        let Tokenizer { vocab, merges, boundaries, byte_tokens, is_whole, pipeline, .. } = self.tokenizer;
+        let Buffers { cache, long_cache, chars, work, new, .. } = &mut *self.buffers;
+        let NewPieces { pieces, ids, short, .. } = new;
+        for piece in &*pieces {
+            long_cache.prefetch(&bytes[piece.bytes.clone()]);
+            vocab.prefetch(&bytes[piece.bytes.clone()], 0);
         }
-        let start = ids.len();
-        self.tokenizer.units(piece, ids);
-        if ids[start..].contains(&NO_TOKEN) {
-            ids.truncate(start);
-            return Err(unknown_character(piece));
+        for stage in 1..=2 {
+            for piece in &*pieces {
+                vocab.prefetch(&bytes[piece.bytes.clone()], stage);
+            }
         }
-        merges.apply(ids, start, &mut self.buffers.work);
+        for piece in &mut *pieces {
+            let text = &bytes[piece.bytes.clone()];
+            let start = ids.len();
+            if let Some(known) = long_cache.get(text) {
+                ids.extend_from_slice(known);
+            } else if let Some(id) = vocab.id(text).filter(|&id| is_whole[id as usize]) {
+                ids.push(id);
+            } else {
+                if pipeline.fallback.is_some() {
+                    self.tokenizer.units(text, ids);
+                } else {
+                    chars.start(text, byte_tokens, boundaries, merges, ids);
+                }
+                if ids[start..].contains(&NO_TOKEN) {
+                    return Err(unknown_character(text));
+                }
+                if ids.len() - start <= Short::MAX_IDS {
+                    short.push(Short::new(&ids[start..]));
+                    ids.truncate(start);
+                    piece.ids = IN_SHORT;
+                    continue;
+                }
+                merges.apply(ids, start, work);
+            }
+            piece.ids = start..ids.len();
+        }
+        short.chunks_mut(SIDE_BY_SIDE).for_each(|pieces| short::merge(pieces, merges));
+        let mut merged = short.iter();
+        for piece in &mut *pieces {
+            if piece.ids == IN_SHORT
+                && let Some(short) = merged.next()
+            {
+                let start = ids.len();
+                ids.extend(short.ids());
+                piece.ids = start..ids.len();
+            }
+            let ids = &ids[piece.ids.clone()];
+            if ids.len() <= cache::MAX_IDS && !piece.key.is_none() {
+                cache.put(piece.key, ids);
+            } else {
+                long_cache.put(&bytes[piece.bytes.clone()], ids);
+            }
+        }
         Ok(())
+    }
+}
+
+/// A text of which any 16 bytes can be read that start in it.
+struct Padded<'t> {
+    bytes: &'t [u8],
+    /// The last bytes, fewer than 16, and zeros.
+    tail: [u8; 32],
+    tail_start: usize,
+}
+
+impl<'t> Padded<'t> {
+    fn new(bytes: &'t [u8]) -> Self {
+        let tail_start = bytes.len().saturating_sub(15);
+        let mut tail = [0; 32];
+        tail[..bytes.len() - tail_start].copy_from_slice(&bytes[tail_start..]);
+        Self { bytes, tail, tail_start }
+    }
+
+    /// The key of a piece that is not too long for one.
+    #[inline(always)]
+    fn key(&self, start: usize, end: usize) -> Option<Key> {
+        let first =
+            self.bytes[start..].first_chunk().or_else(|| self.tail[start - self.tail_start..].first_chunk());
+        Key::new(first?, end - start)
+    }
+}
+
+/// The ids of a piece that is being merged.
+const IN_SHORT: Range<usize> = usize::MAX..usize::MAX;
+/// Pieces merged side by side: enough to hide the latency of memory, few enough for the nearest cache.
+const SIDE_BY_SIDE: usize = 16;
+
+/// Pieces of a batch that the first cache did not have.
+#[derive(Debug, Default)]
+struct NewPieces {
+    /// Each once.
+    pieces: Vec<NewPiece>,
+    /// Where their ids belong among those of the batch, and which piece it is.
+    holes: Vec<(usize, usize)>,
+    /// A piece for some of the keys, by which most of those that come again are found.
+    seen: [u8; 32],
+    ids: Vec<u32>,
+    short: Vec<Short>,
+}
+
+#[derive(Debug)]
+struct NewPiece {
+    bytes: Range<usize>,
+    key: Key,
+    /// Where its ids are among those of all new pieces.
+    ids: Range<usize>,
+}
+
+impl NewPieces {
+    fn clear(&mut self) {
+        self.pieces.clear();
+        self.holes.clear();
+        self.ids.clear();
+        self.short.clear();
+    }
+
+    /// Adds a piece whose ids belong at `at`.
+    #[cold]
+    fn add(&mut self, bytes: Range<usize>, key: Key, at: usize, text: &[u8]) {
+        let seen = &mut self.seen[hash::bytes(&text[bytes.clone()]) as usize % 32];
+        let same = usize::from(*seen);
+        let is_same =
+            self.pieces.get(same).is_some_and(|piece| text[piece.bytes.clone()] == text[bytes.clone()]);
+        if is_same {
+            self.holes.push((at, same));
+            return;
+        }
+        // A batch has fewer pieces than a byte counts.
+        *seen = self.pieces.len() as u8;
+        self.holes.push((at, self.pieces.len()));
+        self.pieces.push(NewPiece { bytes, key, ids: 0..0 });
+    }
+
+    /// Puts the ids of the new pieces between those of the batch, which start at `first`.
+    fn fill_holes(&self, ids: &mut Vec<u32>, first: usize) {
+        let mut end = ids.len();
+        let added: usize = self.holes.iter().map(|&(_, piece)| self.pieces[piece].ids.len()).sum();
+        ids.resize(end + added, 0);
+        let mut free_end = ids.len();
+        for &(at, piece) in self.holes.iter().rev() {
+            let at = first + at;
+            free_end -= end - at;
+            ids.copy_within(at..end, free_end);
+            end = at;
+            let new = &self.ids[self.pieces[piece].ids.clone()];
+            free_end -= new.len();
+            ids[free_end..free_end + new.len()].copy_from_slice(new);
+        }
     }
 }
 
 impl Drop for Encoder<'_> {
     fn drop(&mut self) {
-        let buffers = mem::take(&mut self.buffers);
+        // SAFETY: the encoder is going, so nobody uses its buffers after this.
+        let buffers = unsafe { ManuallyDrop::take(&mut self.buffers) };
         self.tokenizer.idle.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
     }
 }

@@ -5,6 +5,7 @@
 //! vocabulary, and do not depend on the number of threads or on what was encoded before.
 
 mod cache;
+mod chars;
 mod cut;
 mod decode;
 mod encode;
@@ -15,6 +16,7 @@ mod json;
 mod merges;
 mod normalize;
 mod offsets;
+mod pages;
 mod parallel;
 mod pipeline;
 mod pretokenize;
@@ -22,6 +24,7 @@ mod pretokenize;
 mod reference;
 mod regex;
 mod request;
+mod short;
 mod special;
 #[cfg(test)]
 mod tests;

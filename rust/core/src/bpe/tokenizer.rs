@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use sha2::{Digest, Sha256};
 
+use super::chars::Boundaries;
 use super::encode::Buffers;
 use super::merges::{Merge, Merges, Work};
 use super::normalize::Place;
@@ -36,6 +37,7 @@ pub struct Tokenizer {
     pub(super) pattern: Pattern,
     pub(super) vocab: Vocab,
     pub(super) merges: Merges,
+    pub(super) boundaries: Boundaries,
     pub(super) ignore_merges: bool,
     /// The token of each single byte, or `NO_TOKEN`.
     pub(super) byte_tokens: [u32; 256],
@@ -97,10 +99,12 @@ impl Tokenizer {
                 }
             }
         }
+        let merges = Merges::new(merges)?;
         let mut tokenizer = Self {
+            boundaries: Boundaries::new(&vocab, &merges),
             pattern,
             vocab,
-            merges: Merges::new(merges)?,
+            merges,
             ignore_merges,
             byte_tokens,
             is_whole: Vec::new(),

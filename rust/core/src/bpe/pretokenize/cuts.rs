@@ -7,22 +7,23 @@ use super::classify::{Classify, Portable};
 use super::scalar::Scan;
 use super::window::{Bits, WIDTH, Window};
 
-/// Cuts made before they are read: enough to make changing over cheap, few enough to stay in the nearest cache.
-const BATCH: usize = 256;
-
 /// Where a text is cut.
 pub(in crate::bpe) struct Cuts<'t> {
     pattern: Pattern,
     scan: Scan<'t>,
     /// Where the piece after the last cut starts.
     pos: usize,
-    ends: [usize; BATCH],
+    ends: [usize; Cuts::BATCH],
     len: usize,
 }
 
 impl<'t> Cuts<'t> {
+    /// Most cuts made before they are read: enough to make changing over cheap, few enough to stay in the
+    /// nearest cache.
+    pub(in crate::bpe) const BATCH: usize = 192;
+
     pub(in crate::bpe) fn new(pattern: Pattern, text: &'t str) -> Self {
-        Self { pattern, scan: Scan::new(text), pos: 0, ends: [0; BATCH], len: 0 }
+        Self { pattern, scan: Scan::new(text), pos: 0, ends: [0; Self::BATCH], len: 0 }
     }
 
     pub(in crate::bpe) fn text(&self) -> &'t str {
@@ -99,7 +100,7 @@ impl<'t> Cuts<'t> {
     #[inline(always)]
     unsafe fn fill_by<C: Classify, R: Rule>(&mut self) {
         let text = self.scan.text.as_bytes();
-        while self.pos < text.len() && self.len + WIDTH <= BATCH {
+        while self.pos < text.len() && self.len + WIDTH <= Self::BATCH {
             let mut padded = [PADDING; WIDTH];
             let bytes = text[self.pos..].first_chunk().unwrap_or_else(|| {
                 padded[..text.len() - self.pos].copy_from_slice(&text[self.pos..]);
@@ -129,7 +130,7 @@ impl<'t> Cuts<'t> {
     }
 
     fn fill_characters(&mut self) {
-        while self.len < BATCH
+        while self.len < Self::BATCH
             && let Some((_, len)) = self.scan.at(self.pos)
         {
             self.pos += len;

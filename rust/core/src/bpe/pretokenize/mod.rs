@@ -9,7 +9,8 @@ mod cuts;
 mod scalar;
 mod window;
 
-use cuts::Cuts;
+pub(super) use cuts::Cuts;
+pub(super) use window::Bits;
 
 use crate::{Error, Result};
 
@@ -82,7 +83,12 @@ impl Pattern {
 
     /// The pieces of `text` in order; together they are the whole text.
     pub fn pieces(self, text: &str) -> Pieces<'_> {
-        Pieces { cuts: Cuts::new(self, text), start: 0, next: 0 }
+        Pieces { cuts: self.cuts(text), start: 0, next: 0 }
+    }
+
+    /// The ends of the pieces of `text`.
+    pub(super) fn cuts(self, text: &str) -> Cuts<'_> {
+        Cuts::new(self, text)
     }
 }
 

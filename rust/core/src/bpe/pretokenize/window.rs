@@ -78,7 +78,7 @@ fn after(runs: u64, from: u64) -> u64 {
 }
 
 /// The bits that are set, from the lowest.
-pub(super) struct Bits(pub(super) u64);
+pub(in crate::bpe) struct Bits(pub(in crate::bpe) u64);
 
 impl Iterator for Bits {
     type Item = usize;
