@@ -84,13 +84,17 @@ class PieceCounts:
         by_line: bool = False,
         max_memory: int | None = None,
     ) -> PieceCounts: ...
-    def add(self, texts: Sequence[str]) -> None: ...
+    def add(self, texts: Sequence[str]) -> int: ...
     def train(
         self,
         vocab_size: int,
+        *,
         min_frequency: int,
+        max_token_length: int | None,
         special_tokens: Sequence[str],
-        progress: Callable[[int], object] | None = None,
+        required_tokens: Sequence[bytes],
+        base: Tokenizer | None,
+        progress: Callable[[int], object] | None,
     ) -> Tokenizer: ...
 
 @final

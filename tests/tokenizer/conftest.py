@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sysconfig
 from pathlib import Path
 
 import pytest
 import tokenizers
 
 from tempa.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def docstrings() -> list[str]:
+    """The standard library's documentation strings: real text on any machine."""
+    found = []
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:60]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+                text := ast.get_docstring(node)
+            ):
+                found.append(text)
+    return found
 
 
 @pytest.fixture(scope="session")

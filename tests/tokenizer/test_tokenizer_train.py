@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -12,18 +10,6 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tempa.tokenizer import DEFAULT_SPECIALS, Pattern, Tokenizer
-
-
-def docstrings() -> list[str]:
-    """The standard library's documentation strings: real text on any machine."""
-    found = []
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:60]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
-                text := ast.get_docstring(node)
-            ):
-                found.append(text)
-    return found
 
 
 def hf_train(texts: list[str], vocab_size: int, pattern: Pattern = "gpt2") -> tokenizers.Tokenizer:
@@ -60,8 +46,10 @@ def hf_merges(tokenizer: tokenizers.Tokenizer) -> list[str]:
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "qwen2"])
-def test_merges_equal_tokenizers_on_docstrings(pattern: Pattern, tmp_path: Path) -> None:
-    texts = docstrings()
+def test_merges_equal_tokenizers_on_docstrings(
+    pattern: Pattern, tmp_path: Path, docstrings: list[str]
+) -> None:
+    texts = docstrings
     ours = Tokenizer.train(texts, vocab_size=256 + 2000, pattern=pattern, special_tokens=())
     theirs = hf_train(texts, 256 + 2000, pattern)
     assert merges(ours, tmp_path) == hf_merges(theirs)
@@ -88,16 +76,16 @@ def test_merges_equal_tokenizers_until_pairs_run_out(tmp_path: Path) -> None:
     assert ours.vocab_size < 2000
 
 
-def test_specials_leave_the_merges_alone(tmp_path: Path) -> None:
-    texts = docstrings()[:200]
+def test_specials_leave_the_merges_alone(tmp_path: Path, docstrings: list[str]) -> None:
+    texts = docstrings[:200]
     with_specials = Tokenizer.train(texts, vocab_size=400 + len(DEFAULT_SPECIALS))
     without = Tokenizer.train(texts, vocab_size=400, special_tokens=())
     assert merges(with_specials, tmp_path / "a") == merges(without, tmp_path / "b")
     assert with_specials.vocab_size == 405
 
 
-def test_training_is_independent_of_threads_and_of_the_kind_of_iterable() -> None:
-    texts = docstrings()[:300]
+def test_training_is_independent_of_threads_and_of_the_kind_of_iterable(docstrings: list[str]) -> None:
+    texts = docstrings[:300]
     one = Tokenizer.train(texts, vocab_size=600, num_threads=1)
     assert one == Tokenizer.train(iter(texts), vocab_size=600, num_threads=5)
     assert one == Tokenizer.train(reversed(texts), vocab_size=600)

@@ -9,7 +9,7 @@ One class and its documentation take more than 500 lines; what it uses lives bes
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tempa import _core
 from tempa.tokenizer.invalid_text import Errors, all_valid, valid
+from tempa.tokenizer.training import learn
 
 if TYPE_CHECKING:
     import transformers
@@ -44,9 +45,6 @@ TIKTOKEN_SPECIALS: dict[str, dict[str, int]] = {
     "o200k": {END_OF_TEXT: 199999, "<|endofprompt|>": 200018},
 }
 
-# Characters handed to the counter at once: enough for all threads, little beside the corpus.
-_COUNT_CHARS = 4 << 20
-
 
 class Tokenizer:
     """Text to token ids and back.
@@ -71,9 +69,14 @@ class Tokenizer:
         texts: Iterable[str],
         *,
         vocab_size: int,
-        pattern: Pattern = "gpt2",
+        pattern: Pattern | None = None,
         special_tokens: Sequence[str] = DEFAULT_SPECIALS,
+        required_tokens: Sequence[str | bytes] = (),
         min_frequency: int = 2,
+        max_token_length: int | None = None,
+        base: Tokenizer | None = None,
+        lines: bool = False,
+        max_memory: int | None = None,
         num_threads: int | None = None,
         progress: Callable[[str, int, int | None], object] | None = None,
     ) -> Tokenizer:
@@ -84,35 +87,44 @@ class Tokenizer:
         Args:
             texts: Whole documents; read once and not kept, so a corpus need not fit in memory.
             vocab_size: Number of ids: 256 bytes, merged tokens and specials. Smaller if pairs run out.
-            pattern: How text is cut into pieces that merges never cross.
-            special_tokens: Names that get the last ids.
+            pattern: How text is cut into pieces that merges never cross; that of `base`, or "gpt2". It also
+                decides about digits: "gpt2" takes any number of them together, "cl100k" and "o200k" at most
+                three, "qwen2" each alone.
+            special_tokens: Names that get the last ids, unless `base` has them.
+            required_tokens: Tokens to have even if they are not learned. Their merges come after the learned
+                ones, so they do not change how other text is merged first.
             min_frequency: Pairs that occur less often are not merged.
+            max_token_length: No token of more bytes is learned.
+            base: A tokenizer to train further: it keeps its ids and its merges come first.
+            lines: Cut each line on its own, as `train(files)` of `tokenizers` does. Merges of line ends with
+                what follows are not learned then.
+            max_memory: Bytes that the counts of different pieces may take; more is an error. Learning takes
+                about three times as much as counting.
             num_threads: Threads that count pieces, one for each processor when None. The result is the same.
             progress: Called with ("count", bytes done, None), then with ("merge", merges done, at most).
 
         Raises:
-            ValueError: If there is no text, or the vocabulary is too small for the bytes and specials.
+            ValueError: If there is no text, the vocabulary is too small for what it must hold, `base` cuts
+                text in another way, or a required token can never be used.
 
         >>> Tokenizer.train(["one fish two fish"], vocab_size=300).vocab_size  # four merges occur twice
         265
         """
-        if isinstance(texts, str):
-            raise TypeError("texts must be an iterable of documents, got one str; put it in a list")
-        counts = _core.PieceCounts(pattern, num_threads)
-        done = 0
-        for batch in _batches(texts):
-            counts.add(batch)
-            if progress:
-                done += sum(len(text.encode()) for text in batch)
-                progress("count", done, None)
-        report = None
-        if progress:
-            most = vocab_size - 256 - len(special_tokens)
-
-            def report(merges: int) -> None:
-                progress("merge", merges, most)
-
-        return cls(counts.train(vocab_size, min_frequency, special_tokens, report))
+        core = learn(
+            texts,
+            vocab_size,
+            pattern=pattern or (base.pattern if base else "gpt2"),
+            special_tokens=special_tokens,
+            required_tokens=[_to_bytes(token) for token in required_tokens],
+            min_frequency=min_frequency,
+            max_token_length=max_token_length,
+            base=base._core if base else None,
+            lines=lines,
+            max_memory=max_memory,
+            num_threads=num_threads,
+            progress=progress,
+        )
+        return cls(core)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -429,7 +441,7 @@ class Tokenizer:
 
     def token_to_id(self, token: str | bytes) -> int | None:
         """The id of the token with exactly these bytes, or None."""
-        return self._core.token_to_id(token.encode() if isinstance(token, str) else token)
+        return self._core.token_to_id(_to_bytes(token))
 
     @property
     def vocab_size(self) -> int:
@@ -517,14 +529,5 @@ def _from_json(text: str) -> Tokenizer:
     return Tokenizer(_core.Tokenizer.from_json(text))
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    num_chars = 0
-    for text in texts:
-        batch.append(text)
-        num_chars += len(text)
-        if num_chars >= _COUNT_CHARS:
-            yield batch
-            batch, num_chars = [], 0
-    if batch:
-        yield batch
+def _to_bytes(token: str | bytes) -> bytes:
+    return token.encode() if isinstance(token, str) else token

@@ -29,7 +29,7 @@ fn learn(texts: &[String], vocab_size: usize) -> Result<Tokenizer> {
     let mut counts =
         PieceCounts::new(Pattern::Gpt2, &CountOptions { num_threads: Some(1), ..Default::default() })?;
     counts.add(texts, &Monitor::default())?;
-    train(counts, &TrainOptions { vocab_size, min_frequency: 2, specials: vec![] }, &Monitor::default())
+    train(counts, &TrainOptions { vocab_size, ..Default::default() }, None, &Monitor::default())
 }
 
 fn run(c: &mut Criterion) -> Result<()> {

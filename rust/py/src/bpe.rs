@@ -34,19 +34,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Text {
     type Error = PyErr;
 
     fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        value.extract().map(Self).map_err(|error: PyErr| {
-            let py = value.py();
-            if !error.is_instance_of::<PyUnicodeEncodeError>(py) {
-                return error;
-            }
-            let position = error.value(py).getattr("start").and_then(|start| start.extract::<usize>());
-            PyValueError::new_err(match position {
-                Ok(at) => {
-                    format!("text has a lone surrogate at character {at}: half of a UTF-16 pair is not text")
-                }
-                Err(_) => "text has a lone surrogate: half of a UTF-16 pair is not text".to_owned(),
-            })
-        })
+        value.extract().map(Self).map_err(|error: PyErr| no_text(value.py(), error))
     }
 }
 
@@ -75,6 +63,18 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Source {
             value.extract().map(Self::Text)
         }
     }
+}
+
+/// A lone surrogate is a `ValueError` that says where it is; other errors stay as they are.
+pub(crate) fn no_text(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyUnicodeEncodeError>(py) {
+        return error;
+    }
+    let position = error.value(py).getattr("start").and_then(|start| start.extract::<usize>());
+    PyValueError::new_err(match position {
+        Ok(at) => format!("text has a lone surrogate at character {at}: half of a UTF-16 pair is not text"),
+        Err(_) => "text has a lone surrogate: half of a UTF-16 pair is not text".to_owned(),
+    })
 }
 
 /// Token ids from an integer array or any sequence of ints.

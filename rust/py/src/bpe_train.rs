@@ -3,11 +3,33 @@
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyString;
 use tempa_core::bpe::{self, CountOptions, Pattern, TrainOptions};
 
 use crate::border::Offload;
-use crate::bpe::{Text, Tokenizer};
+use crate::bpe::{Tokenizer, no_text};
 use crate::error::to_python;
+
+/// The UTF-8 of a `str` for one call. `PyBackedStr` would leave it in the `str` for as long as that lives.
+struct Encoded(PyBackedBytes);
+
+impl AsRef<str> for Encoded {
+    fn as_ref(&self) -> &str {
+        // SAFETY: the bytes come from Python's own encoder to UTF-8 and nobody can change them.
+        unsafe { std::str::from_utf8_unchecked(&self.0) }
+    }
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Encoded {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let text = value.cast::<PyString>()?;
+        let bytes = text.encode_utf8().map_err(|error| no_text(value.py(), error))?;
+        Ok(Self(bytes.into()))
+    }
+}
 
 /// Counts of unique pieces, filled text by text. The lock lets `train` take them away.
 #[pyclass(frozen, module = "tempa._core")]
@@ -28,29 +50,42 @@ impl PieceCounts {
         counts.map(|counts| Self(Mutex::new(Some(counts)))).map_err(to_python)
     }
 
-    /// add(texts): count the pieces of each text.
-    fn add(&self, py: Python<'_>, texts: Vec<Text>) -> PyResult<()> {
+    /// add(texts) -> int: count the pieces of each text; returns the number of bytes.
+    fn add(&self, py: Python<'_>, texts: Vec<Encoded>) -> PyResult<usize> {
         py.offload_long(None, |monitor| {
             let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             counts.as_mut().ok_or_else(used)?.add(&texts, monitor)
-        })
+        })?;
+        Ok(texts.iter().map(|text| text.as_ref().len()).sum())
     }
 
-    /// train(vocab_size, min_frequency, special_tokens, progress=None): learn merges; the counts are used up.
+    /// train(vocab_size, ...): learn merges; the counts are used up.
     /// `progress` is called with the number of merges learned.
-    #[pyo3(signature = (vocab_size, min_frequency, special_tokens, progress=None))]
+    #[pyo3(signature = (
+        vocab_size, *, min_frequency, max_token_length, special_tokens, required_tokens, base, progress
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they are the options, by name")]
     fn train(
         &self,
         py: Python<'_>,
         vocab_size: usize,
         min_frequency: u64,
+        max_token_length: Option<usize>,
         special_tokens: Vec<String>,
+        required_tokens: Vec<Vec<u8>>,
+        base: Option<Py<Tokenizer>>,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Tokenizer> {
-        let options = TrainOptions { vocab_size, min_frequency, specials: special_tokens };
+        let options = TrainOptions {
+            vocab_size,
+            min_frequency,
+            max_token_length,
+            specials: special_tokens,
+            required: required_tokens,
+        };
         py.offload_long(progress, |monitor| {
             let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(used)?;
-            bpe::train(counts, &options, monitor)
+            bpe::train(counts, &options, base.as_ref().map(|base| &base.get().inner), monitor)
         })
         .map(|inner| Tokenizer { inner })
     }

@@ -16,7 +16,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::super::merges::Merge;
 use super::words::{BOUNDARY, Counts, Words};
@@ -32,7 +32,11 @@ pub(super) struct Learner {
     pub(super) tokens: Vec<Box<[u8]>>,
     pub(super) merges: Vec<Merge>,
     lens: Vec<u32>,
-    options: Limits,
+    limits: Limits,
+    /// Tokens at the start that no word has and learning may make.
+    unmade: FxHashMap<Box<[u8]>, u32>,
+    /// Names of special tokens, which no merge may make.
+    names: FxHashSet<Box<[u8]>>,
     words: Words,
     /// Counts of the followed pairs.
     pairs: FxHashMap<Pair, u64>,
@@ -129,13 +133,21 @@ impl Neighbours {
 }
 
 impl Learner {
-    /// Starts from words over `tokens`.
-    pub(super) fn new(words: Words, tokens: Vec<Box<[u8]>>, options: Limits) -> Self {
+    /// Starts from words over `tokens`, of which `unmade` are in no word.
+    pub(super) fn new(
+        words: Words,
+        tokens: Vec<Box<[u8]>>,
+        limits: Limits,
+        unmade: FxHashMap<Box<[u8]>, u32>,
+        names: &[String],
+    ) -> Self {
         let mut learner = Self {
             lens: tokens.iter().map(|token| token.len() as u32).collect(),
             tokens,
             merges: Vec::new(),
-            options,
+            limits,
+            unmade,
+            names: names.iter().map(|name| name.as_bytes().into()).collect(),
             words,
             pairs: FxHashMap::default(),
             queue: BinaryHeap::new(),
@@ -150,14 +162,21 @@ impl Learner {
 
     /// Merges the best pair; false if none is frequent enough.
     pub(super) fn step(&mut self) -> bool {
-        let Some(Candidate { pair: Reverse(pair), list, .. }) = self.best() else {
-            return false;
+        let (pair, list, bytes) = loop {
+            let Some(Candidate { pair: Reverse(pair), list, .. }) = self.best() else {
+                return false;
+            };
+            self.pairs.remove(&pair);
+            let bytes = [&*self.tokens[pair.0 as usize], &*self.tokens[pair.1 as usize]].concat();
+            if !self.names.contains(bytes.as_slice()) {
+                break (pair, list, bytes.into_boxed_slice());
+            }
         };
-        self.pairs.remove(&pair);
-        let bytes = [&*self.tokens[pair.0 as usize], &*self.tokens[pair.1 as usize]].concat();
-        let new = self.tokens.len() as u32;
-        self.lens.push(bytes.len() as u32);
-        self.tokens.push(bytes.into_boxed_slice());
+        let new = self.unmade.remove(&bytes).unwrap_or(self.tokens.len() as u32);
+        if new as usize == self.tokens.len() {
+            self.lens.push(bytes.len() as u32);
+            self.tokens.push(bytes);
+        }
         self.merges.push(Merge { left: pair.0, right: pair.1, new });
         let mut positions = std::mem::take(&mut self.places[list as usize]).into_vec();
         self.replace(&mut positions, pair, new);
@@ -173,7 +192,7 @@ impl Learner {
     fn best(&mut self) -> Option<Candidate> {
         loop {
             if self.queue.peek().is_none_or(|top| top.count < self.threshold) {
-                if self.threshold == self.options.min_frequency {
+                if self.threshold == self.limits.min_frequency {
                     return None;
                 }
                 self.lower_threshold();
@@ -243,7 +262,7 @@ impl Learner {
         let mut lists: Vec<Vec<u32>> = Vec::new();
         for &token in &beside.touched {
             let sum = &mut beside.sums[token as usize];
-            if sum.weight < self.options.min_frequency || !self.may_join(token, new) {
+            if sum.weight < self.limits.min_frequency || !self.may_join(token, new) {
                 continue;
             }
             if sum.weight < self.threshold
@@ -272,7 +291,7 @@ impl Learner {
     }
 
     fn may_join(&self, one: u32, other: u32) -> bool {
-        self.lens[one as usize] + self.lens[other as usize] <= self.options.max_len
+        self.lens[one as usize] + self.lens[other as usize] <= self.limits.max_len
     }
 
     /// Takes places from a pair, if it is followed.
@@ -312,11 +331,11 @@ impl Learner {
         }
         self.places = lists.into_iter().map(Vec::into_boxed_slice).collect();
         let most = self.queue.peek().map_or(1, |top| top.count);
-        self.threshold = (most / THRESHOLD_FACTOR.pow(2)).max(self.options.min_frequency);
+        self.threshold = (most / THRESHOLD_FACTOR.pow(2)).max(self.limits.min_frequency);
     }
 
     fn lower_threshold(&mut self) {
-        self.threshold = (self.threshold / THRESHOLD_FACTOR).max(self.options.min_frequency);
+        self.threshold = (self.threshold / THRESHOLD_FACTOR).max(self.limits.min_frequency);
         let mut steps = std::mem::take(&mut self.steps);
         for step in &mut steps {
             self.follow(step);

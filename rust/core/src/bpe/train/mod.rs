@@ -9,77 +9,108 @@ mod count;
 mod learn;
 #[cfg(test)]
 mod reference;
+mod required;
+mod start;
 mod words;
 
-use std::cmp::Reverse;
+pub use count::{CountOptions, PieceCounts};
 
-use super::gpt2::BYTES_BY_ID;
 use super::tokenizer::{Parts, Tokenizer};
 use crate::{Error, Monitor, Result};
-
-use count::PieceTable;
-pub use count::{CountOptions, PieceCounts};
 use learn::{Learner, Limits};
-use words::Words;
+use start::Start;
 
 /// What to learn.
 #[derive(Debug, Clone)]
 pub struct TrainOptions {
-    /// Number of ids: 256 bytes, the merged tokens, the specials. Smaller if no pair is left to merge.
+    /// Number of ids: those at the start, which are 256 bytes or those of `base`, the merged and the required
+    /// tokens, the specials. Smaller if no pair is left to merge.
     pub vocab_size: usize,
     /// Pairs that occur less often are not merged.
     pub min_frequency: u64,
-    /// Names of the special tokens, which get the last ids.
+    /// No longer token is learned, in bytes.
+    pub max_token_length: Option<usize>,
+    /// Names of the special tokens, which get the last ids; those that `base` has keep theirs.
     pub specials: Vec<String>,
+    /// Tokens to have even if they are not learned. Their merges come last.
+    pub required: Vec<Vec<u8>>,
 }
 
-/// Learns a tokenizer from counted pieces. The monitor counts merges.
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            vocab_size: 32768,
+            min_frequency: 2,
+            max_token_length: None,
+            specials: Vec::new(),
+            required: Vec::new(),
+        }
+    }
+}
+
+/// Learns a tokenizer from counted pieces, or more merges for `base`. The monitor counts merges.
 ///
 /// # Errors
-/// [`Error::Value`] if the vocabulary cannot hold the bytes and specials, or no text was counted;
-/// [`Error::Interrupted`] if cancelled.
-pub fn train(counts: PieceCounts, options: &TrainOptions, monitor: &Monitor) -> Result<Tokenizer> {
-    let TrainOptions { vocab_size, min_frequency, specials } = options;
-    let fixed = BYTES_BY_ID.len() + specials.len();
-    if *vocab_size < fixed {
+/// [`Error::Value`] if the vocabulary is too small for what it must hold, no text was counted, `base` does not
+/// cut text as it was counted, or a required token can never be used; [`Error::Interrupted`] if cancelled.
+pub fn train(
+    counts: PieceCounts,
+    options: &TrainOptions,
+    base: Option<&Tokenizer>,
+    monitor: &Monitor,
+) -> Result<Tokenizer> {
+    let pattern = counts.pattern();
+    let start = base.map_or_else(|| Ok(Start::bytes()), |base| Start::of(base, pattern))?;
+    let mut specials = options.specials.clone();
+    specials.retain(|name| base.is_none_or(|base| base.special_id(name).is_err()));
+    required::check(&options.required, pattern)?;
+    // An upper bound of the ids that required tokens take; what learning saves of it is learned instead.
+    let mut reserve = required::most_ids(&options.required);
+    let fixed = start.tokens.len() + specials.len() + reserve;
+    if options.vocab_size < fixed {
+        let start = if base.is_some() { "the tokens of the base" } else { "256 bytes" };
+        let required =
+            if reserve > 0 { format!(", {reserve} pieces of required tokens") } else { String::new() };
         return Err(Error::value(format!(
-            "vocab_size must be at least {fixed} for 256 bytes and {} special tokens, got {vocab_size}",
-            specials.len()
+            "vocab_size must be at least {fixed} for {start}{required} and {} special tokens, got {}",
+            specials.len(),
+            options.vocab_size,
         )));
     }
-    let pattern = counts.pattern();
-    let words = words_of(counts.join())?;
-    let tokens = BYTES_BY_ID.iter().map(|&byte| Box::from([byte])).collect();
-    let limits = Limits { min_frequency: (*min_frequency).max(1), max_len: u32::MAX };
-    let mut learner = Learner::new(words, tokens, limits);
-    while learner.tokens.len() < vocab_size - specials.len() && learner.step() {
-        monitor.advance(1)?;
-    }
-    let Learner { tokens, merges, .. } = learner;
-    let tokens = tokens.into_iter().map(Vec::from).collect();
-    let parts = Parts { pattern, tokens, merges, specials: vec![], ignore_merges: false };
-    Tokenizer::new(parts.with_specials(specials)?)
-}
-
-/// The pieces as words over single bytes.
-fn words_of(pieces: PieceTable) -> Result<Words> {
-    if pieces.len() == 0 {
-        return Err(Error::value("there is no text to train on"));
-    }
-    let mut id_of_byte = [0; 256];
-    for (id, &byte) in BYTES_BY_ID.iter().enumerate() {
-        id_of_byte[byte as usize] = id as u32;
-    }
-    // Neighbours in this order share their first bytes and are merged at the same time.
-    let mut order: Vec<_> =
-        pieces.iter().map(|(piece, count)| (Reverse(count), piece.prefix(), piece)).collect();
-    order.sort_unstable_by_key(|(count, prefix, _)| (*count, *prefix));
-    let num_bytes = order.iter().map(|(.., piece)| piece.bytes().len()).sum();
-    let mut words = Words::with_capacity(order.len(), num_bytes)?;
-    for (Reverse(count), _, piece) in &order {
-        words.push(piece.bytes().iter().map(|&byte| (id_of_byte[byte as usize], 1)), *count);
-    }
-    Ok(words)
+    let most = options.vocab_size - specials.len();
+    let limits = Limits {
+        min_frequency: options.min_frequency.max(1),
+        max_len: options.max_token_length.map_or(u32::MAX, |len| u32::try_from(len).unwrap_or(u32::MAX)),
+    };
+    let (words, names) = (start.words(counts.join())?, &options.specials);
+    let mut merges = start.merges;
+    let mut learner = Learner::new(words, start.tokens, limits, start.unmade, names);
+    let last = loop {
+        let mut has_more = true;
+        while learner.tokens.len() < most - reserve && has_more {
+            has_more = learner.step();
+            monitor.advance(u64::from(has_more))?;
+        }
+        merges.append(&mut learner.merges);
+        let mut last = required::chains(&options.required, &learner.tokens, &merges);
+        // A learned merge seldom takes apart what two chains shared; then it is undone.
+        while learner.tokens.len() + last.tokens.len() > most {
+            has_more = false;
+            if merges.pop().is_some_and(|merge| merge.new as usize + 1 == learner.tokens.len()) {
+                learner.tokens.pop();
+            }
+            last = required::chains(&options.required, &learner.tokens, &merges);
+        }
+        if !has_more || learner.tokens.len() + last.tokens.len() == most {
+            break last;
+        }
+        reserve = last.tokens.len();
+    };
+    let tokens = learner.tokens.into_iter().map(Vec::from).chain(last.tokens).collect();
+    merges.extend(last.merges);
+    let parts =
+        Parts { pattern, tokens, merges, specials: start.specials, ignore_merges: start.ignore_merges };
+    Tokenizer::with_pipeline(parts.with_specials(&specials)?, start.pipeline)
 }
 
 /// Asks the processor for memory that will be needed soon.
@@ -97,6 +128,7 @@ fn prefetch<T>(place: *const T) {
 #[cfg(test)]
 mod tests {
     use super::super::merges::Merge;
+    use super::count::PieceTable;
     use super::*;
     use proptest::prelude::*;
 
@@ -108,8 +140,9 @@ mod tests {
         }
         let mut reference = reference::Learner::new(pieces, limits);
         while reference.step() {}
-        let tokens = BYTES_BY_ID.iter().map(|&byte| Box::from([byte])).collect();
-        let mut fast = Learner::new(words_of(table).unwrap(), tokens, limits);
+        let start = Start::bytes();
+        let words = start.words(table).unwrap();
+        let mut fast = Learner::new(words, start.tokens, limits, start.unmade, &[]);
         while fast.step() {}
         let tokens = fast.tokens.into_iter().map(Vec::from).collect();
         [(reference.tokens, reference.merges), (tokens, fast.merges)]
