@@ -43,6 +43,12 @@ class Tokenizer:
         num_threads: int | None = None,
         options: _Options | None = None,
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]: ...
+    def encode_lists(
+        self,
+        texts: Sequence[str | bytes],
+        num_threads: int | None = None,
+        options: _Options | None = None,
+    ) -> list[list[int]]: ...
     def count_batch(
         self,
         texts: Sequence[str | bytes],

@@ -186,3 +186,12 @@ def test_copies_are_equal(tokenizer: Tokenizer) -> None:
     for other in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
         assert other == tokenizer
         assert hash(other) == hash(tokenizer)
+
+
+def test_lists_hold_the_same_ids_as_arrays() -> None:
+    tokenizer = Tokenizer.train(["low lower lowest été " * 9], vocab_size=280)
+    texts = ["lowest", "", "été low", "x" * 1000]
+    ids, offsets = tokenizer.encode_batch(texts)
+    rows = [ids[a:b].tolist() for a, b in pairwise(offsets)]
+    assert tokenizer.encode_lists(texts) == rows == [tokenizer.encode(text) for text in texts]
+    assert all(type(token) is int for row in tokenizer.encode_lists(texts) for token in row)

@@ -320,6 +320,40 @@ class Tokenizer:
         )
         return self._core.encode_batch(all_valid(texts, errors), num_threads, options)
 
+    def encode_lists(
+        self,
+        texts: Sequence[str | bytes],
+        num_threads: int | None = None,
+        *,
+        allowed_special: Specials = (),
+        disallowed_special: Specials = (),
+        added_tokens: bool = True,
+        add_special_tokens: bool = False,
+        max_tokens: int | None = None,
+        truncate: Literal["right", "left"] = "right",
+        errors: Errors = "strict",
+    ) -> list[list[int]]:
+        """The ids of many texts as lists, for code that wants them; `encode_batch` is faster and smaller.
+
+        Args:
+            texts: The texts.
+            num_threads: This and what follows is as in `encode_batch`.
+            allowed_special: See `encode`.
+            disallowed_special: See `encode`.
+            added_tokens: See `encode`.
+            add_special_tokens: See `encode`.
+            max_tokens: See `encode`.
+            truncate: See `encode`.
+            errors: See `encode`.
+
+        >>> Tokenizer.from_characters("abc", special_tokens=()).encode_lists(["ab", "", "c"])
+        [[0, 1], [], [2]]
+        """
+        options = self._options(
+            allowed_special, disallowed_special, added_tokens, add_special_tokens, max_tokens, truncate
+        )
+        return self._core.encode_lists(all_valid(texts, errors), num_threads, options)
+
     def encode_spans(
         self, spans: Iterable[tuple[str | bytes, bool]], *, errors: Errors = "strict"
     ) -> list[int]:

@@ -13,6 +13,7 @@ use tempa_core::{Monitor, Ragged};
 
 use crate::border::Offload;
 use crate::error::to_python;
+use crate::ints::Ints;
 
 /// Flat values and offsets as arrays.
 pub(crate) type Flat<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>);
@@ -228,7 +229,22 @@ impl Tokenizer {
             self.inner.encoder().encode_request(text.input(), &request, &mut ids)?;
             Ok(ids)
         })?;
-        PyList::new(py, ids)
+        Ints::up_to(py, self.inner.vocab_size()).list(py, &ids)
+    }
+
+    #[pyo3(signature = (texts, num_threads=None, options=None))]
+    fn encode_lists<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<Source>,
+        num_threads: Option<usize>,
+        options: Option<Options>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let request = self.request(options)?;
+        let inputs: Vec<_> = texts.iter().map(Source::input).collect();
+        let encode = |monitor: &Monitor| self.inner.encode_requests(&inputs, &request, num_threads, monitor);
+        let rows = run_batch(py, &inputs, encode)?;
+        Ints::up_to(py, self.inner.vocab_size()).lists(py, &rows)
     }
 
     #[pyo3(signature = (texts, num_threads=None, options=None))]

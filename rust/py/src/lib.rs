@@ -10,6 +10,7 @@ mod chat;
 mod dedup;
 mod error;
 mod grade;
+mod ints;
 mod kv;
 mod pack;
 mod rng;
