@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from tempa.model import load_model as load_model
     from tempa.model import save_model as save_model
     from tempa.tokenizer import StreamDecoder as StreamDecoder
+    from tempa.tokenizer import StreamEncoder as StreamEncoder
     from tempa.tokenizer import Tokenizer as Tokenizer
     from tempa.train.loop import fit as fit
     from tempa.train.pretrain import PretrainConfig as PretrainConfig
@@ -115,6 +116,7 @@ _EXPORTS = {
     "load_model": "tempa.model",
     "save_model": "tempa.model",
     "StreamDecoder": "tempa.tokenizer",
+    "StreamEncoder": "tempa.tokenizer",
     "Tokenizer": "tempa.tokenizer",
     "Loss": "tempa.train.stage",
     "PretrainConfig": "tempa.train.pretrain",

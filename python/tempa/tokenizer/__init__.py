@@ -1,6 +1,7 @@
 """Byte-level BPE and character tokenizers: train, encode, decode, load and save."""
 
 from tempa.tokenizer.streams import StreamDecoder as StreamDecoder
+from tempa.tokenizer.streams import StreamEncoder as StreamEncoder
 from tempa.tokenizer.tokenizer import DEFAULT_SPECIALS as DEFAULT_SPECIALS
 from tempa.tokenizer.tokenizer import END_OF_TEXT as END_OF_TEXT
 from tempa.tokenizer.tokenizer import TIKTOKEN_SPECIALS as TIKTOKEN_SPECIALS

@@ -1,9 +1,9 @@
-"""Tokenizers in parts: text from ids as they come."""
+"""Text from ids as they come, and ids from text as it comes."""
 
 from __future__ import annotations
 
 from tempa import _core
-from tempa.tokenizer.tokenizer import Tokenizer
+from tempa.tokenizer.tokenizer import Specials, Tokenizer
 
 
 class StreamDecoder:
@@ -29,3 +29,35 @@ class StreamDecoder:
     def flush(self) -> str:
         """What is left at the end: U+FFFD if the last character is incomplete, else nothing."""
         return self._core.flush()
+
+
+class StreamEncoder:
+    """Ids from text as it comes: those of all pieces together are those of the whole text.
+
+    Ids are handed out when no further text can change them, at the latest at the next space after a word.
+    Where a file cuts by a regular expression of its own, nothing is known before the end.
+
+    >>> tokenizer = Tokenizer.train(["low lower lowest " * 9], vocab_size=270)
+    >>> stream = StreamEncoder(tokenizer)
+    >>> ids = stream.push("low low") + stream.push("er lowe") + stream.finish()
+    >>> tokenizer.decode(ids)
+    'low lower lowe'
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(self, tokenizer: Tokenizer, *, allowed_special: Specials = ()) -> None:
+        self._core = _core.StreamEncoder(tokenizer._core, tokenizer._options(allowed_special))
+
+    def push(self, text: str) -> list[int]:
+        """The ids that can no longer change."""
+        return self._core.push(text)
+
+    def finish(self) -> list[int]:
+        """The ids of what is left. The next push begins another text."""
+        return self._core.finish()
+
+    @property
+    def num_pending(self) -> int:
+        """Bytes of text that wait for what follows."""
+        return self._core.num_pending

@@ -393,3 +393,46 @@ impl StreamDecoder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).flush()
     }
 }
+
+/// Ids from text as it comes. The lock makes pushes from several threads take turns.
+#[pyclass(frozen, module = "tempa._core")]
+pub(crate) struct StreamEncoder {
+    tokenizer: Py<Tokenizer>,
+    allowed: Allowed,
+    state: Mutex<bpe::StreamEncoder>,
+}
+
+#[pymethods]
+impl StreamEncoder {
+    #[new]
+    #[pyo3(signature = (tokenizer, options=None))]
+    fn new(tokenizer: Py<Tokenizer>, options: Option<Options>) -> PyResult<Self> {
+        let allowed = tokenizer.get().request(options)?.allowed;
+        Ok(Self { tokenizer, allowed, state: Mutex::default() })
+    }
+
+    fn push<'py>(&self, py: Python<'py>, text: Text) -> PyResult<Bound<'py, PyList>> {
+        let ids = py.offload(|| {
+            let mut ids = Vec::new();
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.push(&self.tokenizer.get().inner, text.as_ref(), &self.allowed, &mut ids)?;
+            Ok(ids)
+        })?;
+        PyList::new(py, ids)
+    }
+
+    fn finish<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let ids = py.offload(|| {
+            let mut ids = Vec::new();
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.finish(&self.tokenizer.get().inner, &self.allowed, &mut ids)?;
+            Ok(ids)
+        })?;
+        PyList::new(py, ids)
+    }
+
+    #[getter]
+    fn num_pending(&self) -> usize {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).num_pending()
+    }
+}

@@ -26,6 +26,7 @@ mod regex;
 mod request;
 mod short;
 mod special;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tiktoken;
@@ -41,5 +42,6 @@ pub use offsets::{Placed, Unit};
 pub use pretokenize::{Pattern, Pieces};
 pub use request::{Disallowed, Input, Request};
 pub use special::Allowed;
+pub use stream::StreamEncoder;
 pub use tokenizer::{Parts, Tokenizer};
 pub use train::{CountOptions, PieceCounts, TrainOptions, train};

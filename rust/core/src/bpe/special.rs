@@ -3,6 +3,8 @@
 //! Special ones are found only if the caller allows them by name, the others always, as in `tokenizers`.
 
 use std::cell::Cell;
+use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -90,6 +92,8 @@ impl Allowed {
 pub(super) struct Finder {
     raw: Names,
     normalized: Names,
+    /// Length of the longest name.
+    pub(super) max_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -152,15 +156,40 @@ impl Finder {
     /// For the plain tokens of a tokenizer and the specials of these ids.
     pub(super) fn new(tokenizer: &Tokenizer, specials: &[u32]) -> Result<Self> {
         let (mut raw, mut normalized) = (Vec::new(), Vec::new());
+        let mut max_bytes = 0;
         for (name, id, rules) in tokenizer.added() {
             if !rules.is_plain && !specials.contains(&id) {
                 continue;
             }
             let steps = if rules.normalized { tokenizer.pipeline.normalizer.as_slice() } else { &[] };
             let name = normalize(steps, name, Place::First).into_owned();
+            max_bytes = max_bytes.max(name.len());
             if rules.normalized { &mut normalized } else { &mut raw }.push((name, id, rules));
         }
-        Ok(Self { raw: Names::new(raw)?, normalized: Names::new(normalized)? })
+        Ok(Self { raw: Names::new(raw)?, normalized: Names::new(normalized)?, max_bytes })
+    }
+
+    /// Whether some token is looked for in normalized text.
+    pub(super) fn finds_normalized(&self) -> bool {
+        !self.normalized.tokens.is_empty()
+    }
+
+    /// Where the text between tokens is. If some are looked for in normalized text, nothing may change the text.
+    pub(super) fn text_parts(&self, text: &str) -> Vec<Range<usize>> {
+        let (mut parts, mut at) = (Vec::new(), 0);
+        let mut add = |part: Part<'_>| {
+            let (Part::Text(text) | Part::Added(_, text)) = part;
+            if matches!(part, Part::Text(_)) {
+                parts.push(at..at + text.len());
+            }
+            at += text.len();
+            Ok::<_, Infallible>(())
+        };
+        let Ok(()) = self.raw.visit(text, |part| match part {
+            Part::Text(text) => self.normalized.visit(text, &mut add),
+            added @ Part::Added(..) => add(added),
+        });
+        parts
     }
 }
 
@@ -220,8 +249,6 @@ pub(super) fn check_names(names: &[String]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use super::*;
 
     fn cut<'t>(names: &[(&str, Rules)], text: &'t str) -> Vec<Part<'t>> {
