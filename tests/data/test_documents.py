@@ -29,6 +29,16 @@ def test_a_directory_is_read_in_sorted_order_and_other_files_are_ignored(tmp_pat
     assert [path.name for path in corpus_files([tmp_path])] == ["a.txt", "c.jsonl", "b.txt"]
 
 
+def test_a_pattern_stands_for_its_matches_in_order(tmp_path):
+    (tmp_path / "below").mkdir()
+    for name in ("b-2.txt", "a-1.txt", "b-1.txt", "below/b-3.txt"):
+        (tmp_path / name).write_text("x", encoding="utf-8")
+    assert [path.name for path in corpus_files(tmp_path / "b-*.txt")] == ["b-1.txt", "b-2.txt"]
+    assert [path.name for path in corpus_files(tmp_path / "**" / "b-[13].txt")] == ["b-1.txt", "b-3.txt"]
+    with pytest.raises(FileNotFoundError, match=r"c-\*.txt"):
+        corpus_files(tmp_path / "c-*.txt")
+
+
 def test_sources_name_line_and_row_counted_from_one(tmp_path):
     lines, table = tmp_path / "a.jsonl", tmp_path / "b.parquet"
     lines.write_text('\n{"text": "x"}')

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from tempa import config
 from tempa.cli.group import dispatch
-from tempa.cli.progress import WorkProgress
+from tempa.cli.tokenizer_train import train
 from tempa.cli.tokens import print_tokens
-from tempa.data.documents import corpus_files, read_documents
+from tempa.data.documents import read_documents
 from tempa.tokenizer import Tokenizer
 
-_Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
 _Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT ...")]
 _Numbers = Annotated[tuple[int, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ID ...")]
 _Place = Annotated[
@@ -31,7 +30,7 @@ _Place = Annotated[
 def main(name: str, argv: list[str]) -> int:
     """Run one subcommand."""
     commands = {
-        "train": (_train, "learn a byte-level BPE vocabulary from documents"),
+        "train": (train, "learn a byte-level BPE vocabulary from documents"),
         "encode": (_encode, "text to ids"),
         "decode": (_decode, "ids to text"),
         "inspect": (_inspect, "a text with its tokens coloured, and what the vocabulary holds"),
@@ -40,65 +39,6 @@ def main(name: str, argv: list[str]) -> int:
     return dispatch(
         name, argv, summary, commands, "start with `tempa tokenizer train corpus.txt --out tokenizer`."
     )
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What to learn and from which documents."""
-
-    files: _Files
-    """.txt, .jsonl or .parquet files, or directories of them."""
-    out: Path
-    """Directory that gets the tokenizer.json."""
-    vocab_size: int = 16384
-    """Number of ids: 256 bytes, merged tokens, five special tokens."""
-    pattern: Literal["gpt2", "cl100k", "qwen2"] = "gpt2"
-    """How text is cut into pieces that merges never cross. cl100k splits numbers and suits code
-    better; qwen2 makes every digit a token and suits sums."""
-    min_frequency: int = 2
-    """Pairs that occur less often are not merged."""
-    field: str = "text"
-    """Key or column that holds the text in .jsonl and .parquet files."""
-    num_threads: int | None = None
-    """Threads that count; one for each processor if not given. The result is the same."""
-
-
-def _train(argv: list[str]) -> int:
-    settings = config.parse(
-        TrainConfig,
-        argv,
-        prog="tempa tokenizer train",
-        description="Learn a byte-level BPE vocabulary from whole documents. "
-        "The merges are those that the `tokenizers` package learns from the same documents.",
-    )
-    total = sum(file.stat().st_size for file in corpus_files(settings.files))
-    with WorkProgress() as progress:
-        done = 0
-
-        def read(num_bytes: int) -> None:
-            nonlocal done
-            done += num_bytes
-            progress.show("read", done, total, "bytes")
-
-        def learned(stage: str, merges: int, most: int | None) -> None:
-            if stage == "merge":
-                progress.show("merge", merges, most or merges, "merges")
-
-        documents = read_documents(settings.files, field=settings.field, progress=read)
-        tokenizer = Tokenizer.train(
-            (document.text for document in documents),
-            vocab_size=settings.vocab_size,
-            pattern=settings.pattern,
-            min_frequency=settings.min_frequency,
-            num_threads=settings.num_threads,
-            progress=learned,
-        )
-    tokenizer.save(settings.out)
-    sizes = f"{tokenizer.vocab_size} ids, {tokenizer.num_merges} merges"
-    print(f"{settings.out}: {sizes}, sha256 {tokenizer.sha256[:12]}")
-    if tokenizer.vocab_size < settings.vocab_size:
-        print(f"fewer than {settings.vocab_size}: no other pair occurs {settings.min_frequency} times")
-    return 0
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def corpus_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """The files that `paths` stand for: files as given, directories by all files below them, sorted.
 
     Args:
-        paths: Files or directories. Below a directory only `.txt`, `.jsonl` and `.parquet` count.
+        paths: Files, directories or patterns such as `part-*.jsonl` and `**/*.txt`, whose matches are sorted.
+            Below a directory only `.txt`, `.jsonl` and `.parquet` count.
 
     Raises:
         FileNotFoundError: If a path does not exist.
@@ -57,7 +58,10 @@ def corpus_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
                 raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this directory or below it")
             files += below
         elif not path.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+            if not matches:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            files += corpus_files(matches)
         elif path.suffix not in SUFFIXES:
             raise ValueError(f"{path}: cannot tell its format from its name; expected {', '.join(SUFFIXES)}")
         else:
@@ -80,7 +84,7 @@ def read_documents(
     file has one on each line, empty lines apart; a `.parquet` file one in each row.
 
     Args:
-        paths: Files or directories, see `corpus_files`.
+        paths: Files, directories or patterns, see `corpus_files`.
         field: Key or column that holds the text.
         errors: What to do with bytes that are not UTF-8: fail, or put U+FFFD in their place.
         progress: Called with the number of bytes of each piece of input that is done.

@@ -1,5 +1,8 @@
 """Byte-level BPE and character tokenizers: train, encode, decode, load and save."""
 
+from tempa.tokenizer.fit import Fit as Fit
+from tempa.tokenizer.fit import SourceFit as SourceFit
+from tempa.tokenizer.fit import measure_fit as measure_fit
 from tempa.tokenizer.streams import StreamDecoder as StreamDecoder
 from tempa.tokenizer.streams import StreamEncoder as StreamEncoder
 from tempa.tokenizer.tokenizer import DEFAULT_SPECIALS as DEFAULT_SPECIALS

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tempa import _core
 
-# Characters handed to the counter at once: enough for all threads, little beside the corpus.
+# Characters of a batch: enough for all threads, little beside the corpus.
 _COUNT_CHARS = 4 << 20
 
 
@@ -30,7 +30,7 @@ def learn(
         raise TypeError("texts must be an iterable of documents, got one str; put it in a list")
     counts = _core.PieceCounts(pattern, num_threads, lines, max_memory)
     done = 0
-    for batch in _batches(texts):
+    for batch in in_batches(texts):
         done += counts.add(batch)
         if progress:
             progress("count", done, None)
@@ -52,7 +52,8 @@ def learn(
     )
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Lists of texts that are worth the start of several threads."""
     batch: list[str] = []
     num_chars = 0
     for text in texts:
