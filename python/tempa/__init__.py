@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from tempa.tokenizer import StreamDecoder as StreamDecoder
     from tempa.tokenizer import StreamEncoder as StreamEncoder
     from tempa.tokenizer import Tokenizer as Tokenizer
+    from tempa.tokenizer import load_tokenizer as load_tokenizer
     from tempa.train.loop import fit as fit
     from tempa.train.pretrain import PretrainConfig as PretrainConfig
     from tempa.train.pretrain import pretrain as pretrain
@@ -118,6 +119,7 @@ _EXPORTS = {
     "StreamDecoder": "tempa.tokenizer",
     "StreamEncoder": "tempa.tokenizer",
     "Tokenizer": "tempa.tokenizer",
+    "load_tokenizer": "tempa.tokenizer",
     "Loss": "tempa.train.stage",
     "PretrainConfig": "tempa.train.pretrain",
     "RunDir": "tempa.train.run",

@@ -8,8 +8,11 @@ after it.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -64,6 +67,41 @@ class RenderedBatch:
             raise IndexError(f"no conversation {index} in a batch of {len(self)}")
         row = slice(self.offsets[index], self.offsets[index + 1])
         return Rendered(self.ids[row], self.mask[row])
+
+
+def read_template(path: str | os.PathLike[str], name: str = "default") -> str | None:
+    """The chat template that a model came with, as Jinja source, or None if it has none.
+
+    It is for looking at, or for `transformers`; `render` has one template and does not use it.
+
+    Args:
+        path: Directory of the model, or its tokenizer_config.json.
+        name: Which, where there are several, such as "tool_use".
+
+    Raises:
+        OSError: If there is neither tokenizer_config.json nor chat_template.jinja.
+        ValueError: If the configuration is not JSON, or has templates but none of that name.
+    """
+    config = Path(path)
+    if config.suffix != ".json":
+        config /= "tokenizer_config.json"
+    separate = config.parent / "chat_template.jinja"
+    if name == "default" and separate.exists():
+        return separate.read_text(encoding="utf-8")
+    try:
+        template = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{config}: not a tokenizer configuration: {error}") from None
+    if template is None:
+        return None
+    named = (
+        {"default": template}
+        if isinstance(template, str)
+        else {one["name"]: one["template"] for one in template}
+    )
+    if name not in named:
+        raise ValueError(f"{config}: no chat template {name!r}; there are {', '.join(named)}")
+    return str(named[name])
 
 
 def render(

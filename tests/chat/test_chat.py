@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempa.chat import Message, Rendered, render, render_batch
+from tempa.chat import Message, Rendered, read_template, render, render_batch
 from tempa.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["what is two plus two? four. thank you!\n" * 9], vocab_size=300)
@@ -153,3 +155,23 @@ def test_character_tokenizers_render_and_name_unknown_characters() -> None:
     )
     with pytest.raises(ValueError, match=r'conversation 0, message 0: character "x"'):
         render(tokenizer, [{"role": "user", "content": "x"}])
+
+
+def test_the_template_of_a_model_can_be_read(tmp_path: Path) -> None:
+    config = tmp_path / "tokenizer_config.json"
+    with pytest.raises(FileNotFoundError):
+        read_template(tmp_path)
+    config.write_text("{}")
+    assert read_template(tmp_path) is None
+    config.write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    assert read_template(config) == "{{ messages }}"
+    several = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
+    config.write_text(json.dumps({"chat_template": several}))
+    assert read_template(tmp_path, "tool_use") == "b"
+    with pytest.raises(ValueError, match="no chat template 'rag'; there are default, tool_use"):
+        read_template(tmp_path, "rag")
+    (tmp_path / "chat_template.jinja").write_text("c")
+    assert read_template(tmp_path) == "c"
+    config.write_text("[")
+    with pytest.raises(ValueError, match="not a tokenizer configuration"):
+        read_template(tmp_path, "rag")

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from tempa import cli
+from tempa.cli.compare import measure
 from tempa.tokenizer import Tokenizer
 
 TEXT = "the cat sat on the mat and the dog sat on the log\n" * 20
@@ -109,6 +111,80 @@ def test_input_that_is_not_what_it_should_be_is_named(
 def test_the_group_lists_its_commands_and_suggests(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in ([], ["--help"]):
         shown = run(list(argv), capsys)
-        assert all(name in shown for name in ("train", "encode", "decode", "inspect"))
+        assert all(name in shown for name in ("train", "encode", "decode", "inspect", "compare", "export"))
     assert cli.run(["tokenizer", "trian"]) == 2
     assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_compare_orders_tokenizers_by_bytes_per_token(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = Tokenizer.train([TEXT], vocab_size=262)
+    small.save(tmp_path / "small")
+    ranks = tmp_path / "cl100k_same.tiktoken"
+    Tokenizer.train([TEXT], vocab_size=290, pattern="cl100k", special_tokens=()).save_tiktoken(ranks)
+    shown = run(["compare", tmp_path / "a.txt", tmp_path / "small", trained, ranks], capsys)
+    rows = shown.splitlines()
+    assert all(word in rows[0] for word in ("tokenizer", "ids", "tokens", "bytes per token", "MB/s"))
+    assert len(rows) == 4
+    assert "small" in rows[-1]
+    fit = measure("name", small, [TEXT])
+    assert (fit.num_tokens, fit.vocab_size) == (len(small.encode(TEXT)), 262)
+    assert fit.bytes_per_token == len(TEXT) / fit.num_tokens
+
+
+@pytest.mark.parametrize("format", ["hf", "tiktoken", "gpt2"])
+def test_export_writes_what_other_packages_read(
+    format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = Tokenizer.train([TEXT], vocab_size=290, special_tokens=["<|endoftext|>"])
+    tokenizer.save(tmp_path / "ours")
+    out = tmp_path / ("gpt2.tiktoken" if format == "tiktoken" else "out")
+    assert str(out) in run(["export", tmp_path / "ours", "--format", format, "--out", out], capsys)
+    if format == "hf":
+        again = Tokenizer.load(out)
+    elif format == "tiktoken":
+        again = Tokenizer.from_tiktoken(out, pattern="gpt2", special_tokens=tokenizer.special_tokens)
+    else:
+        again = Tokenizer.from_gpt2(out / "merges.txt", out / "vocab.json")
+    assert again.encode(TEXT) == tokenizer.encode(TEXT)
+
+
+def test_what_a_format_cannot_say_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for argv, reason in [
+        (["export", trained, "--format", "gpt2", "--out", tmp_path / "x"], "cannot hold the added token"),
+        (["compare", tmp_path / "a.txt", tmp_path / "other.tiktoken"], "start its name with gpt2"),
+        (["compare", tmp_path / "a.txt"], "name at least one"),
+    ]:
+        assert cli.run(["tokenizer", *map(str, argv)]) == 1
+        assert reason in capsys.readouterr().err
+
+
+def test_inspect_names_added_tokens_and_gaps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = Tokenizer.train([TEXT], vocab_size=280).with_plain_tokens(["<think>"])
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    file = json.loads(path.read_text())
+    file["model"]["vocab"]["qqq"] = 400
+    path.write_text(json.dumps(file))
+    shown = run(["inspect", tmp_path, "a<think>", "--ids"], capsys)
+    assert f"{tokenizer.plain_tokens['<think>']}\t<think>" in shown
+    assert "plain added tokens: '<think>'" in shown
+    assert "ids without a token" in shown
+
+
+def test_other_kinds_of_tokenizer_work_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tokenizers.models.WordPiece({"[UNK]": 0, "the": 1, "cat": 2, "##s": 3}, unk_token="[UNK]")
+    other = tokenizers.Tokenizer(model)
+    other.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    other.decoder = tokenizers.decoders.WordPiece()
+    other.save(str(tmp_path / "tokenizer.json"))
+    assert run(["encode", "--tokenizer", tmp_path, "the cats"], capsys) == "1 2 3\n"
+    assert run(["decode", "--tokenizer", tmp_path, "1", "2", "3"], capsys) == "the cats"
+    assert "2\tcat" in run(["inspect", tmp_path, "the cats"], capsys)
+    assert (
+        cli.run(["tokenizer", "export", str(tmp_path), "--format", "gpt2", "--out", str(tmp_path / "x")]) == 1
+    )
+    assert "only BPE has the format gpt2" in capsys.readouterr().err

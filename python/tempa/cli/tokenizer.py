@@ -1,4 +1,4 @@
-"""`tempa tokenizer`: train, encode, decode, inspect."""
+"""`tempa tokenizer`: train, encode, decode, inspect; compare and export are beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import tyro
 from numpy.typing import NDArray
 
 from tempa import config
+from tempa.cli.compare import compare, export
 from tempa.cli.group import dispatch
+from tempa.cli.places import AnyTokenizer, read_tokenizer
 from tempa.cli.tokenizer_train import train
 from tempa.cli.tokens import print_tokens
 from tempa.data.documents import read_documents
@@ -23,7 +25,10 @@ _Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar=
 _Numbers = Annotated[tuple[int, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ID ...")]
 _Place = Annotated[
     Path,
-    tyro.conf.arg(metavar="DIR", help="Directory with a tokenizer.json, such as a model's, or the file."),
+    tyro.conf.arg(
+        metavar="DIR",
+        help="Directory with a tokenizer.json, such as a model's, or the file, or a .tiktoken file.",
+    ),
 ]
 
 
@@ -34,8 +39,13 @@ def main(name: str, argv: list[str]) -> int:
         "encode": (_encode, "text to ids"),
         "decode": (_decode, "ids to text"),
         "inspect": (_inspect, "a text with its tokens coloured, and what the vocabulary holds"),
+        "compare": (compare, "tokens and speed of several tokenizers on a file"),
+        "export": (export, "write a tokenizer in the format of another package"),
     }
-    summary = "Byte-level BPE tokenizers, stored as tokenizer.json, which the `tokenizers` package reads too."
+    summary = (
+        "Tokenizers, stored as tokenizer.json, which the `tokenizers` package reads too. Reads what models "
+        "come with: a directory with a tokenizer.json, such a file, or ranks such as cl100k_base.tiktoken."
+    )
     return dispatch(
         name, argv, summary, commands, "start with `tempa tokenizer train corpus.txt --out tokenizer`."
     )
@@ -50,6 +60,8 @@ class EncodeConfig:
     """The text; standard input if not given."""
     special: bool = False
     """Recognise special tokens such as <|endoftext|> in the text."""
+    template: bool = False
+    """Put the tokens of the file's template around the text, such as <s>."""
 
 
 def _encode(argv: list[str]) -> int:
@@ -59,9 +71,10 @@ def _encode(argv: list[str]) -> int:
         prog="tempa tokenizer encode",
         description="Print the ids of a text, separated by spaces.",
     )
-    tokenizer = Tokenizer.load(settings.tokenizer)
+    tokenizer = read_tokenizer(settings.tokenizer)
     allowed = tokenizer.special_tokens if settings.special else ()
-    print(*tokenizer.encode(_text(settings.text), allowed_special=allowed))
+    text = _text(settings.text)
+    print(*tokenizer.encode(text, allowed_special=allowed, add_special_tokens=settings.template))
     return 0
 
 
@@ -81,9 +94,12 @@ def _decode(argv: list[str]) -> int:
         prog="tempa tokenizer decode",
         description="Write the text of ids, byte for byte.",
     )
-    tokenizer = Tokenizer.load(settings.tokenizer)
+    tokenizer = read_tokenizer(settings.tokenizer)
     ids = settings.ids or tuple(_ids(sys.stdin.read()))
-    sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
+    if isinstance(tokenizer, Tokenizer):
+        sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
+    else:
+        sys.stdout.buffer.write(tokenizer.decode(ids).encode())
     sys.stdout.buffer.flush()
     return 0
 
@@ -97,12 +113,16 @@ class InspectConfig:
     """The text to show token by token."""
     file: Path | None = None
     """A .txt, .jsonl or .parquet file to measure; its beginning is shown."""
+    ids: bool = False
+    """Show each token on a line of its own with its id, in a terminal too."""
     special: bool = False
     """Recognise special tokens in the text."""
 
 
 # Of a file, so much is shown; all of it is measured.
 _SHOWN_TOKENS = 400
+# Some models have hundreds of reserved special tokens.
+_SHOWN_NAMES = 20
 
 
 def _inspect(argv: list[str]) -> int:
@@ -113,14 +133,14 @@ def _inspect(argv: list[str]) -> int:
         description="Show how a text is cut into tokens and how well the vocabulary fits it. "
         "In a terminal tokens are coloured; elsewhere each has a line with its id.",
     )
-    tokenizer = Tokenizer.load(settings.tokenizer)
+    tokenizer = read_tokenizer(settings.tokenizer)
     texts = [" ".join(settings.text)] if settings.text else []
     if settings.file is not None:
         texts += [document.text for document in read_documents(settings.file)]
     if any(texts):
         allowed = tokenizer.special_tokens if settings.special else ()
         ids, _ = tokenizer.encode_batch(texts, allowed_special=allowed)
-        print_tokens(tokenizer, ids[:_SHOWN_TOKENS].tolist())
+        print_tokens(tokenizer, ids[:_SHOWN_TOKENS].tolist(), by_line=settings.ids)
         print("\n".join(_fit(texts, ids)))
     print("\n".join(_vocabulary(tokenizer)))
     return 0
@@ -134,12 +154,19 @@ def _fit(texts: list[str], ids: NDArray[np.uint32]) -> Iterator[str]:
     yield f"{num_bytes / len(ids):.3f} bytes per token, {num_chars / len(ids):.3f} characters per token\n"
 
 
-def _vocabulary(tokenizer: Tokenizer) -> Iterator[str]:
+def _vocabulary(tokenizer: AnyTokenizer) -> Iterator[str]:
     specials = tokenizer.special_tokens
+    plain = tokenizer.plain_tokens if isinstance(tokenizer, Tokenizer) else {}
     yield f"{tokenizer!r}"
-    yield f"special tokens: {', '.join(f'{name} {token}' for name, token in specials.items()) or 'none'}"
-    ordinary = sorted(set(range(tokenizer.vocab_size)) - set(specials.values()))
-    tokens = [tokenizer.token_bytes(token) for token in ordinary]
+    for kind, named in (("special", specials), ("plain added", plain)):
+        shown = [f"{name!r} {token}" for name, token in list(named.items())[:_SHOWN_NAMES]]
+        more = f" and {len(named) - _SHOWN_NAMES:,} more" if len(named) > _SHOWN_NAMES else ""
+        yield f"{kind} tokens: {', '.join(shown) or 'none'}{more}"
+    ordinary = sorted(set(range(tokenizer.vocab_size)) - {*specials.values(), *plain.values()})
+    known = [_bytes_of(tokenizer, token) for token in ordinary]
+    tokens = [token for token in known if token]
+    if len(tokens) < len(known):
+        yield f"{len(known) - len(tokens):,} ids without a token"
     lengths = [len(token) for token in tokens]
     yield f"{len(tokens):,} ordinary tokens, {sum(lengths) / len(tokens):.2f} bytes long on average:"
     for low, high in ((1, 1), (2, 3), (4, 7), (8, 15), (16, max(16, *lengths))):
@@ -148,6 +175,14 @@ def _vocabulary(tokenizer: Tokenizer) -> Iterator[str]:
         yield f"  {name:>9} bytes  {count:>7,}  {'#' * round(40 * count / len(tokens))}".rstrip()
     longest = sorted(tokens, key=len, reverse=True)[:5]
     yield f"longest: {', '.join(repr(token.decode(errors='replace')) for token in longest)}"
+
+
+def _bytes_of(tokenizer: AnyTokenizer, token: int) -> bytes:
+    """The token's bytes, or none for an id that the vocabulary leaves out."""
+    try:
+        return tokenizer.token_bytes(token)
+    except ValueError:
+        return b""
 
 
 def _text(words: tuple[str, ...]) -> str:

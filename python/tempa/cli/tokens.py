@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from tempa.tokenizer import Ids, Tokenizer
+from tempa.cli.places import AnyTokenizer
+from tempa.tokenizer import Ids
 
 # Backgrounds that neighbours take in turn, readable on dark and on light terminals.
 _TURNS = ("black on #a8d8ea", "black on #fcd5ce", "black on #d8e2dc", "black on #ffe5b4")
@@ -16,17 +17,20 @@ _TRAINED = "black on #95d5b2"
 _NOT_TRAINED = "dim"
 
 
-def print_tokens(tokenizer: Tokenizer, ids: Ids, mask: Sequence[int] | None = None) -> None:
+def print_tokens(
+    tokenizer: AnyTokenizer, ids: Ids, mask: Sequence[int] | None = None, *, by_line: bool = False
+) -> None:
     """Print ids as the text they stand for.
 
     Args:
         tokenizer: Names the ids.
         ids: What to print.
         mask: 1 where a token is trained: green, the others dim. Without it neighbours differ in colour.
+        by_line: Print a line with the id for each token, as outside of terminals.
     """
     console = Console()
     specials = set(tokenizer.special_tokens.values())
-    if not console.is_terminal:
+    if by_line or not console.is_terminal:
         for i, token in enumerate(ids):
             trained = "" if mask is None else f"{mask[i]}\t"
             print(f"{trained}{token}\t{_one(tokenizer.token_bytes(token))}")
@@ -41,7 +45,7 @@ def print_tokens(tokenizer: Tokenizer, ids: Ids, mask: Sequence[int] | None = No
     console.print(text)
 
 
-def _shown(tokenizer: Tokenizer, ids: Ids) -> Iterator[str]:
+def _shown(tokenizer: AnyTokenizer, ids: Ids) -> Iterator[str]:
     """The tokens as text; line ends are marked, and parts of a character are its bytes."""
     for token in ids:
         data = tokenizer.token_bytes(token)

@@ -3,6 +3,8 @@
 from tempa.tokenizer.fit import Fit as Fit
 from tempa.tokenizer.fit import SourceFit as SourceFit
 from tempa.tokenizer.fit import measure_fit as measure_fit
+from tempa.tokenizer.package import PackageTokenizer as PackageTokenizer
+from tempa.tokenizer.package import load_tokenizer as load_tokenizer
 from tempa.tokenizer.streams import StreamDecoder as StreamDecoder
 from tempa.tokenizer.streams import StreamEncoder as StreamEncoder
 from tempa.tokenizer.tokenizer import DEFAULT_SPECIALS as DEFAULT_SPECIALS

@@ -201,17 +201,31 @@ impl<'t> Encoder<'t> {
     pub(super) fn encode_normalized(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         let tokenizer = self.tokenizer;
         if let Some(fallback) = &tokenizer.pipeline.fallback {
-            let mut rest = text;
-            while !rest.is_empty() {
-                let (piece, after) = fallback.split_piece(rest);
-                self.encode_cached(piece.as_bytes(), ids)?;
-                rest = after;
-            }
-            return Ok(());
+            return self.encode_ranges(text, fallback.pieces(text), ids);
         }
         let Some(cut) = &tokenizer.pipeline.cut else { return self.encode_pattern(text, ids) };
-        let bytes = text.as_bytes();
-        cut.pieces(text)?.into_iter().try_for_each(|piece| self.encode_cached(&bytes[piece], ids))
+        self.encode_ranges(text, cut.pieces(text)?.into_iter(), ids)
+    }
+
+    /// Appends the ids of pieces in order; text between them is left out.
+    fn encode_ranges(
+        &mut self,
+        text: &str,
+        pieces: impl Iterator<Item = Range<usize>>,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
+        let text = Padded::new(text.as_bytes());
+        let (mut start, mut ends) = (0, Vec::with_capacity(Cuts::BATCH));
+        for piece in pieces {
+            let done = ends.last().copied().unwrap_or(start);
+            if ends.len() == Cuts::BATCH || piece.start != done {
+                self.encode_batch(&text, start, &ends, ids)?;
+                ends.clear();
+                start = piece.start;
+            }
+            ends.push(piece.end);
+        }
+        self.encode_batch(&text, start, &ends, ids)
     }
 
     /// Appends the ids of text that the pattern cuts.

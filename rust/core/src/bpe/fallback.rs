@@ -4,6 +4,7 @@
 //! counts as a space, which is what it becomes there too.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
@@ -59,15 +60,22 @@ impl Fallback {
         }
     }
 
-    /// The first piece of a text and the rest.
-    pub(super) fn split_piece<'t>(&self, text: &'t str) -> (&'t str, &'t str) {
+    /// The pieces of a text.
+    pub(super) fn pieces(&self, text: &str) -> impl Iterator<Item = Range<usize>> {
         let bytes = text.as_bytes();
-        let is_start = |at: &usize| match self.cut {
-            Spaces::Nowhere => false,
-            Spaces::Runs => bytes[*at] == b' ' && bytes[at - 1] != b' ',
-            Spaces::Each => bytes[*at] == b' ',
-        };
-        text.split_at((1..bytes.len()).find(is_start).unwrap_or(bytes.len()))
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            if start == bytes.len() {
+                return None;
+            }
+            let is_start = |at: &usize| match self.cut {
+                Spaces::Nowhere => false,
+                Spaces::Runs => bytes[*at] == b' ' && bytes[at - 1] != b' ',
+                Spaces::Each => bytes[*at] == b' ',
+            };
+            let end = (start + 1..bytes.len()).find(is_start).unwrap_or(bytes.len());
+            Some(std::mem::replace(&mut start, end)..end)
+        })
     }
 }
 

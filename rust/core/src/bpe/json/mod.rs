@@ -75,6 +75,18 @@ struct Model {
     merges: Vec<Spelling>,
 }
 
+/// Only the kind of model, where the rest is not what a BPE model has.
+#[derive(Deserialize)]
+struct Other {
+    model: Kind,
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
 /// Both ways in which versions of `tokenizers` write a merge.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -100,8 +112,13 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Value`] as for [`Tokenizer::load`].
     pub fn from_json(text: &str) -> Result<Self> {
-        let file: File = serde_json::from_str(text)
-            .map_err(|error| Error::value(format!("not a tokenizer.json with a BPE model: {error}")))?;
+        let file: File = serde_json::from_str(text).map_err(|error| match serde_json::from_str(text) {
+            Ok(Other { model: Kind { kind } }) if kind != "BPE" => Error::value(format!(
+                "only BPE models are supported, found {kind}: tempa.load_tokenizer runs it with the \
+                 tokenizers package"
+            )),
+            _ => Error::value(format!("not a tokenizer.json with a BPE model: {error}")),
+        })?;
         let (parts, pipeline) = file.into_parts().map_err(Error::Value)?;
         Self::with_pipeline(parts, pipeline)
     }
@@ -282,6 +299,9 @@ impl File {
                 return Err(format!("{name} is not supported, found {}", kind_of(value)));
             }
         }
+        if let Some(kind) = self.model.kind.as_deref().filter(|kind| *kind != "BPE") {
+            return Err(format!("only BPE models are supported, found {kind}"));
+        }
         let normalizer = components::normalizer(&self.normalizer)?;
         let template = components::template(&self.post_processor)?;
         let units = self.units(&normalizer)?;
@@ -422,9 +442,6 @@ impl Units {
 
 impl Model {
     fn check(&self, units: &Units) -> Refused<()> {
-        if let Some(kind) = self.kind.as_deref().filter(|kind| *kind != "BPE") {
-            return Err(format!("only BPE models are supported, found {kind}"));
-        }
         if self.dropout.is_some_and(|rate| rate > 0.0) {
             return Err("merge dropout makes ids random and is not supported".to_owned());
         }

@@ -1,0 +1,22 @@
+"""Tokenizers by the place they are in."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tempa.tokenizer import PackageTokenizer, Tokenizer, load_tokenizer
+
+AnyTokenizer = Tokenizer | PackageTokenizer
+
+
+def read_tokenizer(place: Path) -> AnyTokenizer:
+    """A tokenizer from a directory, a `tokenizer.json`, or a rank file whose name starts with its pattern."""
+    if place.suffix != ".tiktoken":
+        return load_tokenizer(place)
+    pattern = re.split(r"[^a-z0-9]", place.name)[0]
+    if pattern not in ("gpt2", "cl100k", "qwen2", "o200k"):
+        raise ValueError(
+            f"{place}: a rank file does not say its pattern: start its name with gpt2, cl100k, qwen2 or o200k"
+        )
+    return Tokenizer.from_tiktoken(place, pattern=pattern)
