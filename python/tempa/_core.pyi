@@ -13,8 +13,8 @@ __version__: str
 class TempaError(Exception): ...
 
 # bpe.rs
-# allowed and disallowed specials, find added tokens, add the template, most tokens, keep the end
-_Options: TypeAlias = tuple[Sequence[str], Sequence[str], bool, bool, int | None, bool]
+# allowed specials (None: all), disallowed ones, find added tokens, add the template, most tokens, keep the end
+_Options: TypeAlias = tuple[Sequence[str] | None, Sequence[str], bool, bool, int | None, bool]
 
 @final
 class Tokenizer:

@@ -46,6 +46,10 @@ TIKTOKEN_SPECIALS: dict[str, dict[str, int]] = {
 }
 
 
+# What `Tokenizer.encode` is asked for by default.
+_NOTHING = ((), (), True, False, None, "right")
+
+
 class Tokenizer:
     """Text to token ids and back.
 
@@ -284,10 +288,11 @@ class Tokenizer:
             ValueError: If the text is not valid under `errors`, has a disallowed special token or, for a
                 character tokenizer, an unknown character.
         """
-        options = self._options(
-            allowed_special, disallowed_special, added_tokens, add_special_tokens, max_tokens, truncate
-        )
-        return self._core.encode(valid(text, errors), options)
+        asked = allowed_special, disallowed_special, added_tokens, add_special_tokens, max_tokens, truncate
+        # Most calls ask for nothing, and a short text is encoded in less time than it takes to find that out.
+        options = None if asked == _NOTHING else self._options(*asked)
+        is_text = type(text) is str and errors == "strict"
+        return self._core.encode(text if is_text else valid(text, errors), options)
 
     def encode_batch(
         self,
@@ -431,27 +436,19 @@ class Tokenizer:
         add_special_tokens: bool = False,
         max_tokens: int | None = None,
         truncate: Literal["right", "left"] = "right",
-    ) -> tuple[list[str], list[str], bool, bool, int | None, bool] | None:
+    ) -> _core._Options | None:
         """The options as the core takes them; None is the default and costs nothing."""
         if truncate not in ("right", "left"):
             raise ValueError(f"truncate must be 'right' or 'left', got {truncate!r}")
         if max_tokens is not None and max_tokens < 0:
             raise ValueError(f"max_tokens must be at least 0, got {max_tokens}")
-        allowed = self._names(allowed_special)
-        disallowed = self._names(disallowed_special)
-        if disallowed_special == "all":
-            disallowed = [name for name in disallowed if name not in allowed]
-        if allowed and not added_tokens:
+        allowed, disallowed = _names(allowed_special), _names(disallowed_special)
+        if allowed != [] and not added_tokens:
             raise ValueError("added_tokens=False recognises no added token, so allowed_special must be empty")
+        if disallowed is None:
+            disallowed = [] if allowed is None else [name for name in self._specials if name not in allowed]
         options = allowed, disallowed, added_tokens, add_special_tokens, max_tokens, truncate == "left"
         return None if options == ([], [], True, False, None, False) else options
-
-    def _names(self, special: Specials) -> list[str]:
-        if isinstance(special, str):
-            if special == "all":
-                return list(self._specials)
-            raise ValueError(f'special tokens are a collection of names or "all", got {special!r}')
-        return list(special)
 
     def decode(self, ids: Ids, *, skip_special: bool = False) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD.
@@ -551,6 +548,15 @@ class Placed:
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
     text: str
+
+
+def _names(special: Specials) -> list[str] | None:
+    """The names, or None for all."""
+    if isinstance(special, str):
+        if special == "all":
+            return None
+        raise ValueError(f'special tokens are a collection of names or "all", got {special!r}')
+    return list(special)
 
 
 def _in_chars(unit: str) -> bool:

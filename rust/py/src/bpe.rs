@@ -117,8 +117,8 @@ pub(crate) struct Tokenizer {
     pub(crate) inner: bpe::Tokenizer,
 }
 
-/// (allowed_special, disallowed_special, added_tokens, add_special_tokens, max_tokens, keeps_end)
-type Options = (Vec<String>, Vec<String>, bool, bool, Option<usize>, bool);
+/// (allowed_special or None for all, disallowed_special, added_tokens, add_special_tokens, max_tokens, keeps_end)
+type Options = (Option<Vec<String>>, Vec<String>, bool, bool, Option<usize>, bool);
 
 /// Ids, where they begin and end, and the text they are in.
 type Placed<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>, String);
@@ -150,8 +150,11 @@ impl Tokenizer {
         let Some((allowed, disallowed, added, add_special, max_tokens, keeps_end)) = options else {
             return Ok(Request::default());
         };
-        let names = allowed.iter().map(String::as_str);
-        let allowed = if added { Allowed::new(&self.inner, names) } else { Ok(Allowed::nothing()) };
+        let allowed = match allowed {
+            _ if !added => Ok(Allowed::nothing()),
+            None => Allowed::all(&self.inner),
+            Some(names) => Allowed::new(&self.inner, names.iter().map(String::as_str)),
+        };
         let disallowed = Disallowed::new(&self.inner, disallowed).map_err(to_python)?;
         let allowed = allowed.map_err(to_python)?;
         Ok(Request { allowed, disallowed, add_special, max_tokens, keeps_end })

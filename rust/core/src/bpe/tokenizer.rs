@@ -257,8 +257,10 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Value`] that lists the special tokens there are.
     pub fn special_id(&self, name: &str) -> Result<u32> {
-        let special = self.specials().find(|(known, _)| *known == name);
-        special.map(|(_, id)| id).ok_or_else(|| {
+        // An ordinary token of the same bytes comes first in the vocabulary.
+        let usual = self.vocab.id(name.as_bytes()).filter(|&id| self.is_special(id));
+        let special = usual.or_else(|| self.specials().find(|(known, _)| *known == name).map(|(_, id)| id));
+        special.ok_or_else(|| {
             let known: Vec<_> = self.specials().map(|(name, _)| name).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             Error::value(format!("no special token {name:?} in this tokenizer; it has {known}"))
