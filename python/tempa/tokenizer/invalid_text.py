@@ -18,6 +18,8 @@ def all_valid(texts: Sequence[str | bytes], errors: Errors) -> Sequence[str | by
 
 def valid(text: str | bytes, errors: Errors) -> str | bytes:
     """The text as the core takes it: `bytes` that are not UTF-8 only where that is allowed."""
+    if type(text) is str and errors == "strict":
+        return text  # the core refuses what is not text
     if errors not in ("strict", "replace", "bytes"):
         raise ValueError(f"errors must be 'strict', 'replace' or 'bytes', got {errors!r}")
     if isinstance(text, bytes):

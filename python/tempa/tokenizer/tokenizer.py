@@ -438,6 +438,13 @@ class Tokenizer:
         truncate: Literal["right", "left"] = "right",
     ) -> _core._Options | None:
         """The options as the core takes them; None is the default and costs nothing."""
+        if (
+            added_tokens
+            and not (allowed_special or disallowed_special or add_special_tokens)
+            and max_tokens is None
+            and truncate == "right"
+        ):
+            return None
         if truncate not in ("right", "left"):
             raise ValueError(f"truncate must be 'right' or 'left', got {truncate!r}")
         if max_tokens is not None and max_tokens < 0:
@@ -447,8 +454,7 @@ class Tokenizer:
             raise ValueError("added_tokens=False recognises no added token, so allowed_special must be empty")
         if disallowed is None:
             disallowed = [] if allowed is None else [name for name in self._specials if name not in allowed]
-        options = allowed, disallowed, added_tokens, add_special_tokens, max_tokens, truncate == "left"
-        return None if options == ([], [], True, False, None, False) else options
+        return allowed, disallowed, added_tokens, add_special_tokens, max_tokens, truncate == "left"
 
     def decode(self, ids: Ids, *, skip_special: bool = False) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD.

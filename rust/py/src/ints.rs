@@ -39,13 +39,11 @@ impl Ints {
 
     /// The ids as a list.
     pub(crate) fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
-        let int = |&id: &u32| match self.0.get(id as usize) {
-            Some(int) => int.bind(py).clone(),
-            None => {
-                let Ok(int) = id.into_pyobject(py);
-                int
-            }
+        let own = |id: u32| {
+            let Ok(int) = id.into_pyobject(py);
+            int
         };
+        let int = |&id: &u32| self.0.get(id as usize).map_or_else(|| own(id), |int| int.bind(py).clone());
         PyList::new(py, ids.iter().map(int))
     }
 
