@@ -7,8 +7,8 @@ use bytemuck::{Pod, Zeroable};
 use super::hash;
 use super::pages::{Pages, prefetch};
 
-/// 8 MiB of slots: most pieces of most texts; what is used often stays in a core's own caches.
-const NUM_SETS: usize = 1 << 17;
+/// 16 MiB of slots: most pieces of most texts; what is used often stays in a core's own caches.
+const NUM_SETS: usize = 1 << 18;
 /// Longest piece that fits a key beside its length.
 pub(super) const MAX_BYTES: usize = 15;
 /// Most ids a slot holds; nearly all short pieces have one or two.
@@ -114,16 +114,21 @@ impl PieceCache {
         ids
     }
 
-    /// Remembers the ids of a piece if they fit.
+    /// Remembers the ids of a piece, or that they are more than fit here.
     #[inline]
     pub(super) fn put(&mut self, key: Key, ids: &[u32]) {
-        if ids.len() <= MAX_IDS {
-            let Set([_, newest]) = &mut self.sets[key.set];
-            *newest = Slot { key: key.packed, ids: Ids { ids: [0; MAX_IDS], len: ids.len() as u32 } };
-            newest.ids.ids[..ids.len()].copy_from_slice(ids);
+        let mut known = Ids { ids: [0; MAX_IDS], len: ELSEWHERE };
+        if let Some(first) = known.ids.get_mut(..ids.len()) {
+            first.copy_from_slice(ids);
+            known.len = ids.len() as u32;
         }
+        let Set([_, newest]) = &mut self.sets[key.set];
+        *newest = Slot { key: key.packed, ids: known };
     }
 }
+
+/// A number of ids that says that a [`LongCache`] may have them.
+pub(super) const ELSEWHERE: u32 = u32::MAX;
 
 /// Pieces that do not fit a [`PieceCache`]: longer ones, and those of more ids.
 #[derive(Debug)]
@@ -135,7 +140,7 @@ pub(super) struct LongCache {
 const NUM_LONG: usize = 1 << 16;
 /// Longest piece and most ids of a slot, which takes two cache lines.
 const MAX_LONG_BYTES: usize = 62;
-const MAX_LONG_IDS: usize = 16;
+pub(super) const MAX_LONG_IDS: usize = 16;
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]

@@ -1,6 +1,6 @@
 //! Text to ids.
 //!
-//! A piece goes through three stages, cheapest first: the cache of recent pieces, the vocabulary (the whole
+//! A piece goes through three stages, cheapest first: the caches of pieces seen before, the vocabulary (the whole
 //! piece is one token), the merges.
 
 use std::mem::ManuallyDrop;
@@ -270,19 +270,30 @@ impl<'t> Encoder<'t> {
         }
         new.clear();
         let first = ids.len();
-        ids.reserve(ends.len() * cache::MAX_IDS);
-        let spare = ids.spare_capacity_mut();
+        ids.reserve(ends.len() * cache::MAX_LONG_IDS);
+        let spare = ids.spare_capacity_mut().as_mut_ptr().cast::<u32>();
         let mut len = 0;
         let mut piece_start = start;
         for (&end, &key) in ends.iter().zip(&*keys) {
-            if let Some(known) = cache.get(key) {
-                // SAFETY: room for `MAX_IDS` was reserved for each piece, and none before took more.
-                unsafe { spare.as_mut_ptr().add(len).cast::<[u32; cache::MAX_IDS]>().write(known.ids) };
-                len += known.len as usize;
-            } else {
-                new.add(piece_start..end, key, len, text.bytes);
-            }
+            let piece = piece_start..end;
             piece_start = end;
+            let is_long = match cache.get(key) {
+                Some(known) if known.len != cache::ELSEWHERE => {
+                    // SAFETY: there is room for `MAX_LONG_IDS` ids of each piece, and no cache gives more.
+                    unsafe { spare.add(len).cast::<[u32; cache::MAX_IDS]>().write_unaligned(known.ids) };
+                    len += known.len as usize;
+                    continue;
+                }
+                known => known.is_some() || key.is_none(),
+            };
+            match is_long.then(|| long_cache.get(&text.bytes[piece.clone()])).flatten() {
+                Some(known) => {
+                    // SAFETY: as above.
+                    unsafe { spare.add(len).copy_from_nonoverlapping(known.as_ptr(), known.len()) };
+                    len += known.len();
+                }
+                None => new.add(piece, key, len, text.bytes),
+            }
         }
         // SAFETY: that many ids were written, one after the other.
         unsafe { ids.set_len(first + len) };
@@ -294,7 +305,7 @@ impl<'t> Encoder<'t> {
         Ok(())
     }
 
-    /// The ids of the new pieces: from the cache of long pieces, the vocabulary or the merges. Each step is made for all
+    /// The ids of the new pieces: from the vocabulary or the merges. Each step is made for all
     /// of them, so that memory is fetched for many at once.
     #[cold]
     fn encode_new(&mut self, bytes: &[u8]) -> Result<()> {
@@ -302,7 +313,6 @@ impl<'t> Encoder<'t> {
         let Buffers { cache, long_cache, chars, work, new, .. } = &mut *self.buffers;
         let NewPieces { pieces, ids, short, .. } = new;
         for piece in &*pieces {
-            long_cache.prefetch(&bytes[piece.bytes.clone()]);
             vocab.prefetch(&bytes[piece.bytes.clone()], 0);
         }
         for stage in 1..=2 {
@@ -313,9 +323,7 @@ impl<'t> Encoder<'t> {
         for piece in &mut *pieces {
             let text = &bytes[piece.bytes.clone()];
             let start = ids.len();
-            if let Some(known) = long_cache.get(text) {
-                ids.extend_from_slice(known);
-            } else if let Some(id) = vocab.id(text).filter(|&id| is_whole[id as usize]) {
+            if let Some(id) = vocab.id(text).filter(|&id| is_whole[id as usize]) {
                 ids.push(id);
             } else {
                 if pipeline.fallback.is_some() {
@@ -347,9 +355,10 @@ impl<'t> Encoder<'t> {
                 piece.ids = start..ids.len();
             }
             let ids = &ids[piece.ids.clone()];
-            if ids.len() <= cache::MAX_IDS && !piece.key.is_none() {
+            if !piece.key.is_none() {
                 cache.put(piece.key, ids);
-            } else {
+            }
+            if piece.key.is_none() || ids.len() > cache::MAX_IDS {
                 long_cache.put(&bytes[piece.bytes.clone()], ids);
             }
         }
