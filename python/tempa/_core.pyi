@@ -13,7 +13,7 @@ __version__: str
 class TempaError(Exception): ...
 
 # bpe.rs
-# allowed specials (None: all), disallowed ones, find added tokens, add the template, most tokens, keep the end
+# allowed specials (None: all), disallowed ones, find added tokens, add the template, limit, keep the end
 _Options: TypeAlias = tuple[Sequence[str] | None, Sequence[str], bool, bool, int | None, bool]
 
 @final

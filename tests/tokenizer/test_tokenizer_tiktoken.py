@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiktoken.load import load_tiktoken_bpe
 
-from tempa.tokenizer import Tokenizer
+from tempa.tokenizer import StreamEncoder, Tokenizer
 
 TEXT = "The cat sat on the mat; the dog didn't.\n\n  Zoë's 42 naïve 中文 🙂 12345\n "
 # tiktoken's own expressions: these are engines that read `{1,3}+` as possessive.
@@ -58,14 +58,19 @@ def test_ids_equal_tiktoken_with_its_own_expression(rank_file: Path, pattern: st
     again = Tokenizer.load(tmp_path)
     hf = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert again == ours
+    assert ours.pattern == ("cl100k_base" if pattern == CL100K else "custom")
 
     @given(TRICKY)
     def check(text: str) -> None:
         ids = ours.encode(text)
         assert ids == theirs.encode_ordinary(text)
         assert ids == hf.encode(text).ids
+        stream = StreamEncoder(ours)
+        assert [i for char in text for i in stream.push(char)] + stream.finish() == ids
 
     check()
+    for text in ("a \n ", "a!\n\r \n", "\n\n", " ", "!\n", "12\n\n  ", "don't \u3000\n\t", "\u0301\n \n"):
+        assert ours.encode(text) == theirs.encode_ordinary(text)
     text = f"{TEXT}<|far|>{TEXT}"
     assert ours.encode(text, allowed_special="all") == theirs.encode(text, allowed_special="all")
     assert ours.vocab_size == 50301
@@ -171,3 +176,9 @@ def test_transformers_gets_the_same_ids(gpt2: Tokenizer) -> None:
         ours.as_transformers(bos_token="<think>")
     with pytest.raises(ValueError, match="no role"):
         ours.as_transformers(bos="<|user|>")
+
+
+def test_cl100k_base_is_the_expression_of_tiktoken(rank_file: Path) -> None:
+    by_name = Tokenizer.from_tiktoken(rank_file, pattern="cl100k_base", special_tokens={})
+    assert by_name == Tokenizer.from_tiktoken(rank_file, pattern=CL100K, special_tokens={})
+    assert by_name != Tokenizer.from_tiktoken(rank_file, pattern="cl100k", special_tokens={})

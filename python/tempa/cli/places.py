@@ -15,7 +15,9 @@ def read_tokenizer(place: Path) -> AnyTokenizer:
     if place.suffix != ".tiktoken":
         return load_tokenizer(place)
     pattern = re.split(r"[^a-z0-9]", place.name)[0]
-    if pattern not in ("gpt2", "cl100k", "qwen2", "o200k"):
+    if place.name.startswith("cl100k_base"):
+        pattern = "cl100k_base"
+    if pattern not in ("gpt2", "cl100k", "cl100k_base", "qwen2", "o200k"):
         raise ValueError(
             f"{place}: a rank file does not say its pattern: start its name with gpt2, cl100k, qwen2 or o200k"
         )

@@ -178,6 +178,8 @@ class Tokenizer:
         Args:
             path: The file: a token in base 64 and its rank on each line.
             pattern: "gpt2", "cl100k", "qwen2", "o200k", or a regular expression as tiktoken takes it.
+                "cl100k_base" is cl100k as tiktoken has had it since 0.9, where white space at the end of a
+                text is always one piece; Llama 3 has "cl100k".
             special_tokens: Names and ids, which are not in the file. When None, those of tiktoken's encoding
                 of that name, or none.
 
@@ -186,7 +188,7 @@ class Tokenizer:
             ValueError: If it is no rank file, or a pattern or id cannot be used.
         """
         if special_tokens is None:
-            special_tokens = TIKTOKEN_SPECIALS.get(pattern, {})
+            special_tokens = TIKTOKEN_SPECIALS.get(pattern.removesuffix("_base"), {})
         return cls(_core.Tokenizer.from_tiktoken(path, pattern, list(special_tokens.items())))
 
     def with_special_tokens(self, names: Sequence[str]) -> Tokenizer:
@@ -506,8 +508,8 @@ class Tokenizer:
 
     @property
     def pattern(self) -> str:
-        """How text is cut: "gpt2", "cl100k", "qwen2", "o200k" or "characters"; "spaces" for sentencepiece
-        vocabularies and "custom" for what only a file says.
+        """How text is cut: "gpt2", "cl100k", "cl100k_base", "qwen2", "o200k" or "characters"; "spaces" for
+        sentencepiece vocabularies and "custom" for what only a file says.
         """
         return self._core.pattern
 

@@ -10,6 +10,7 @@ use fancy_regex::Regex;
 use super::gpt2::spell;
 use super::pretokenize::Pattern;
 use super::regex;
+use super::unicode::{Classes, Set};
 use crate::{Error, Result};
 
 /// What becomes of the parts of a text that match.
@@ -131,6 +132,15 @@ impl Cut {
         }
         Ok(cut)
     }
+}
+
+/// Where the white space that ends a text begins, without line ends that belong to the signs before them.
+pub(super) fn last_space(text: &str) -> usize {
+    let word = text.trim_end();
+    let takes_line_ends =
+        word.chars().next_back().is_some_and(|last| Set::OTHER.has(Classes::get().of(last as u32)));
+    let space = &text[word.len()..];
+    if takes_line_ends { text.len() - space.trim_start_matches(['\r', '\n']).len() } else { word.len() }
 }
 
 fn run(stages: &[Stage], text: &str) -> Result<Vec<Range<usize>>> {

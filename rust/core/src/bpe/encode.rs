@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 
 use super::cache::{self, Key, LongCache, PieceCache};
 use super::chars::CharTokens;
+use super::cut;
 use super::hash;
 use super::merges::Work;
 use super::normalize::Place;
@@ -202,6 +203,11 @@ impl<'t> Encoder<'t> {
         let tokenizer = self.tokenizer;
         if let Some(fallback) = &tokenizer.pipeline.fallback {
             return self.encode_ranges(text, fallback.pieces(text), ids);
+        }
+        if tokenizer.pipeline.joins_last_space {
+            let (text, space) = text.split_at(cut::last_space(text));
+            self.encode_pattern(text, ids)?;
+            return if space.is_empty() { Ok(()) } else { self.encode_cached(space.as_bytes(), ids) };
         }
         let Some(cut) = &tokenizer.pipeline.cut else { return self.encode_pattern(text, ids) };
         self.encode_ranges(text, cut.pieces(text)?.into_iter(), ids)

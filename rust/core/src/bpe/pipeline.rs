@@ -20,6 +20,8 @@ pub(super) struct Pipeline {
     pub(super) prefix: Prefix,
     /// Cuts text instead of the tokenizer's pattern.
     pub(super) cut: Option<Arc<Cut>>,
+    /// White space at the end of a text is one piece, which the pattern cl100k would cut after a line end.
+    pub(super) joins_last_space: bool,
     /// Characters are the units that merges join, not bytes.
     pub(super) fallback: Option<Arc<Fallback>>,
     /// Added tokens that are not found like any special token, by id.
@@ -71,6 +73,7 @@ impl Pipeline {
     pub(super) fn is_plain(&self) -> bool {
         self.normalizer.is_empty()
             && self.cut.is_none()
+            && !self.joins_last_space
             && self.fallback.is_none()
             && self.prefix == Prefix::Never
     }

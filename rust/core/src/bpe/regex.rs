@@ -27,6 +27,18 @@ pub(super) fn builtin(expression: &str) -> Option<Pattern> {
     own.filter(|pattern| *pattern != Pattern::Characters).or(other)
 }
 
+/// Whether the expression is [`CL100K_BASE`], as tiktoken or [`translate`] writes it.
+pub(super) fn is_cl100k_base(expression: &str, dialect: Dialect) -> bool {
+    (expression == CL100K_BASE && dialect == Dialect::Fancy)
+        || translate(CL100K_BASE, Dialect::Fancy).is_ok_and(|translated| translated == expression)
+}
+
+/// cl100k as tiktoken has it since its release 0.9: `\s++$` makes white space at the end of a text one piece.
+pub(super) const CL100K_BASE: &str = concat!(
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+",
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+);
+
 /// Other spellings of the built-in patterns in files and packages, without the marks of possessive repeats.
 const SPELLINGS: [(&str, Pattern); 5] = [
     (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+$|\s+(?!\S)|\s", Pattern::Gpt2),

@@ -14,7 +14,7 @@ use super::cut::{Behavior, Cut, Stage};
 use super::json::write_whole;
 use super::pipeline::{Components, Pipeline};
 use super::pretokenize::Pattern;
-use super::regex::{Dialect, builtin, translate};
+use super::regex::{CL100K_BASE, Dialect, builtin, is_cl100k_base, translate};
 use super::tokenizer::{Parts, Tokenizer};
 use super::vocab::Vocab;
 use crate::{Error, Result};
@@ -126,6 +126,7 @@ fn put(tokens: &mut Vec<Vec<u8>>, id: u32, token: Vec<u8>) -> std::result::Resul
 
 /// A built-in pattern, or the pipeline that runs an expression.
 fn cutting(pattern: &str) -> Result<(Pattern, Pipeline)> {
+    let pattern = if pattern == "cl100k_base" { CL100K_BASE } else { pattern };
     let is_name = pattern.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if is_name {
         return Ok((Pattern::from_name(pattern)?, Pipeline::default()));
@@ -134,20 +135,22 @@ fn cutting(pattern: &str) -> Result<(Pattern, Pipeline)> {
         return Ok((pattern, Pipeline::default()));
     }
     let expression = translate(pattern, Dialect::Fancy).map_err(Error::Value)?;
-    let stage = Stage::split(&expression, Behavior::Removed, true).map_err(Error::Value)?;
     let byte_level =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let split =
         json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Removed", "invert": true});
-    let components = Components {
+    let components = Some(Components {
         normalizer: Value::Null,
         pre_tokenizer: json!({"type": "Sequence", "pretokenizers": [split, byte_level.clone()]}),
         post_processor: Value::Null,
         decoder: byte_level,
-    };
+    });
+    if is_cl100k_base(pattern, Dialect::Fancy) {
+        return Ok((Pattern::Cl100k, Pipeline { joins_last_space: true, components, ..Pipeline::default() }));
+    }
+    let stage = Stage::split(&expression, Behavior::Removed, true).map_err(Error::Value)?;
     let cut = Cut { stages: vec![stage], spelled: vec![] };
-    let pipeline = Pipeline { cut: Some(Arc::new(cut)), components: Some(components), ..Pipeline::default() };
-    Ok((Pattern::Gpt2, pipeline))
+    Ok((Pattern::Gpt2, Pipeline { cut: Some(Arc::new(cut)), components, ..Pipeline::default() }))
 }
 
 /// The last join of each token that joins make, in order of rank.

@@ -191,6 +191,8 @@ impl Tokenizer {
     pub fn pattern_name(&self) -> &'static str {
         if self.pipeline.fallback.is_some() {
             "spaces"
+        } else if self.pipeline.joins_last_space {
+            "cl100k_base"
         } else if self.pipeline.cut.is_some() {
             "custom"
         } else {

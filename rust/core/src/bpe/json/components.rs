@@ -10,7 +10,7 @@ use crate::bpe::fallback::{SPACE, Spaces};
 use crate::bpe::normalize::Step;
 use crate::bpe::pipeline::{Prefix, Template};
 use crate::bpe::pretokenize::Pattern;
-use crate::bpe::regex::{Dialect, builtin, literal, translate};
+use crate::bpe::regex::{Dialect, builtin, is_cl100k_base, literal, translate};
 
 pub(super) type Refused<T> = Result<T, String>;
 
@@ -71,6 +71,7 @@ pub(super) struct Cutting {
     /// The stages, if no built-in pattern does.
     pub(super) cut: Option<Arc<Cut>>,
     pub(super) prefix: Prefix,
+    pub(super) joins_last_space: bool,
 }
 
 /// Whether pieces are spelled in the byte alphabet, as byte-level vocabularies need.
@@ -100,11 +101,17 @@ pub(super) fn byte_level(pre_tokenizer: &Value) -> Refused<Cutting> {
         if is_spelled { &mut cut.spelled } else { &mut cut.stages }.extend(stage);
         is_spelled |= kind_of(member) == "ByteLevel";
     }
+    if let [split, _] = flat(pre_tokenizer, "pretokenizers").as_slice()
+        && split["pattern"]["Regex"].as_str().is_some_and(|regex| is_cl100k_base(regex, Dialect::Oniguruma))
+        && let [Stage::Split { behavior: Behavior::Removed, is_inverted: true, .. }] = cut.stages.as_slice()
+    {
+        return Ok(Cutting { pattern: Some(Pattern::Cl100k), cut: None, prefix, joins_last_space: true });
+    }
     let pattern = match cut.stages.as_slice() {
         [Stage::Pattern(pattern)] if cut.spelled.is_empty() => Some(*pattern),
         _ => None,
     };
-    Ok(Cutting { pattern, cut: pattern.is_none().then(|| Arc::new(cut)), prefix })
+    Ok(Cutting { pattern, cut: pattern.is_none().then(|| Arc::new(cut)), prefix, joins_last_space: false })
 }
 
 fn stage(value: &Value) -> Refused<Stage> {

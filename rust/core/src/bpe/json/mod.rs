@@ -355,8 +355,8 @@ impl File {
         let mut pipeline = Pipeline { normalizer, rules, apart, template, ..Pipeline::default() };
         let pattern = match units {
             Units::Characters => Pattern::Characters,
-            Units::Bytes(Cutting { pattern, cut, prefix }) => {
-                (pipeline.cut, pipeline.prefix) = (cut, prefix);
+            Units::Bytes(Cutting { pattern, cut, prefix, joins_last_space }) => {
+                (pipeline.cut, pipeline.prefix, pipeline.joins_last_space) = (cut, prefix, joins_last_space);
                 pattern.unwrap_or(Pattern::Gpt2)
             }
             Units::Fallback { cut, prefix, strips_first } => {
