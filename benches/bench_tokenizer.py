@@ -1,4 +1,4 @@
-"""Tokenizer: encode, decode and train beside `tokenizers` and `tiktoken`.
+"""Tokenizer: encode and decode beside `tokenizers` and `tiktoken`.
 
 One thread and CPU time, which a busy machine still lengthens: caches and cores are shared. Text is real:
 plays and school mathematics (english), the standard library (code). "first" is a tokenizer that has seen
@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 import tiktoken
 import tokenizers
-from tokenizers import models, pre_tokenizers, trainers
 
 from tempa.tokenizer import Tokenizer
 
@@ -152,31 +151,3 @@ def test_decode(benchmark, side, kind) -> None:
     assert DECODE[side](same(side), ids) == text
     benchmark.extra_info["bytes"] = len(text.encode())
     benchmark.pedantic(DECODE[side], (same(side), ids), rounds=5, warmup_rounds=1)
-
-
-def train_ours(batch: list[str], vocab_size: int) -> list[str]:
-    tokenizer = Tokenizer.train(batch, vocab_size=vocab_size, special_tokens=(), num_threads=1)
-    return json.loads(tokenizer._core.to_json())["model"]["merges"]
-
-
-def train_tokenizers(batch: list[str], vocab_size: int) -> list[str]:
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, min_frequency=2, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(batch, trainer)
-    return [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-
-
-TRAIN = {"ours": train_ours, "tokenizers": train_tokenizers}
-
-
-@pytest.mark.benchmark(group="train 16,384 tokens, 1 thread", timer=time.process_time)
-@pytest.mark.parametrize("kind", ["english", "code"])
-@pytest.mark.parametrize("side", ["ours", "tokenizers"])
-def test_train(benchmark, side, kind) -> None:
-    batch = texts(kind)
-    merges = benchmark.pedantic(TRAIN[side], (batch, 16384), rounds=3)
-    assert merges == TRAIN["ours"](batch, 16384)

@@ -21,7 +21,17 @@ from tempa.bench.machine import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
 # Whose version is noted beside every result, when installed.
-NOTED = ("torch", "numpy", "tokenizers", "tiktoken", "transformers", "datasketch", "rensa")
+NOTED = (
+    "torch",
+    "numpy",
+    "tokenizers",
+    "tiktoken",
+    "transformers",
+    "datasketch",
+    "rensa",
+    "gigabpe",
+    "rustbpe",
+)
 UNITS = {"bytes": "B/s", "flops": "FLOP/s"}
 
 _measured: dict[Path, list[results.Result]] = defaultdict(list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,22 +106,12 @@ def test_training_further_keeps_ids_and_merges_of_the_base(docstrings: list[str]
 def test_merges_equal_rustbpe(docstrings: list[str], tmp_path: Path) -> None:
     """Its ids start with the bytes in order, which decides ties; so does the base."""
     rustbpe = pytest.importorskip("rustbpe")
-    texts = docstrings
-    spelled = {
-        bytes_id: token
-        for token, bytes_id in json.loads(
-            Tokenizer.train(["a"], vocab_size=256, special_tokens=())._core.to_json()
-        )["model"]["vocab"].items()
-    }
-    plain = Tokenizer.train(["a"], vocab_size=256, special_tokens=())
-    vocab = {spelled[token]: plain.token_bytes(token)[0] for token in range(256)}
-    bytes_in_order = tokenizers.Tokenizer(models.BPE(vocab, []))
-    bytes_in_order.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_in_order.decoder = tokenizers.decoders.ByteLevel()
-    bytes_in_order.save(str(tmp_path / "tokenizer.json"))
-    ours = Tokenizer.train(texts, vocab_size=1256, special_tokens=(), base=Tokenizer.load(tmp_path))
+    ranks = tmp_path / "bytes.tiktoken"
+    ranks.write_text("".join(f"{b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256)))
+    base = Tokenizer.from_tiktoken(ranks, pattern="gpt2", special_tokens={})
+    ours = Tokenizer.train(docstrings, vocab_size=1256, special_tokens=(), base=base)
     theirs = rustbpe.Tokenizer()
-    theirs.train_from_iterator(iter(texts), 1256, pattern=GPT2)
+    theirs.train_from_iterator(iter(docstrings), 1256, pattern=GPT2)
     assert [ours.token_bytes(token) for token in range(1256)] == [
         bytes(token) for token, _ in theirs.get_mergeable_ranks()
     ]

@@ -55,7 +55,6 @@ fn run(c: &mut Criterion) -> Result<()> {
         });
     });
     group.bench_function("decode", |b| b.iter(|| tokenizer.decode(black_box(&ids), false)));
-    group.bench_function("train 2048", |b| b.iter(|| learn(black_box(&texts), 2048)));
     let letters: String = all.chars().filter(char::is_ascii_lowercase).collect();
     group.throughput(Throughput::Bytes(letters.len() as u64));
     let nothing = Allowed::default();

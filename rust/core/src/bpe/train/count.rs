@@ -1,9 +1,9 @@
 //! How often each piece of the texts occurs.
 
 use super::super::hash;
+use super::super::pages::prefetch;
 use super::super::parallel;
 use super::super::pretokenize::Pattern;
-use super::prefetch;
 use crate::{Error, Monitor, Result};
 
 /// How often each piece occurred in the texts added so far.
@@ -151,7 +151,9 @@ impl PieceTable {
             }
             let key = short_key(piece);
             let hash = hash::fold(key.0, key.1);
-            prefetch(self.slots.as_ptr().wrapping_add(self.home(hash)));
+            if let Some(slot) = self.slots.get(self.home(hash)) {
+                prefetch(slot);
+            }
             let (key, hash) = std::mem::replace(&mut waiting[num_short % LOOK_AHEAD], (key, hash));
             num_short += 1;
             if num_short > LOOK_AHEAD {

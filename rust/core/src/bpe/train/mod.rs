@@ -113,18 +113,6 @@ pub fn train(
     Tokenizer::with_pipeline(parts.with_specials(&specials)?, start.pipeline)
 }
 
-/// Asks the processor for memory that will be needed soon.
-#[inline]
-fn prefetch<T>(place: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint: it reads nothing and cannot fault, whatever the address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::merges::Merge;

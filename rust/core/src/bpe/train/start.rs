@@ -14,7 +14,7 @@ use super::words::Words;
 use crate::{Error, Result};
 
 /// The tokens that there are before anything is learned.
-pub(super) struct Start {
+pub(super) struct Start<'b> {
     pub(super) tokens: Vec<Box<[u8]>>,
     pub(super) merges: Vec<Merge>,
     pub(super) specials: Vec<u32>,
@@ -23,9 +23,10 @@ pub(super) struct Start {
     pub(super) ignore_merges: bool,
     pub(super) pipeline: Pipeline,
     byte_tokens: [u32; 256],
+    base: Option<&'b Tokenizer>,
 }
 
-impl Start {
+impl<'b> Start<'b> {
     /// The bytes in GPT-2's order.
     pub(super) fn bytes() -> Self {
         let mut byte_tokens = [0; 256];
@@ -40,6 +41,7 @@ impl Start {
             ignore_merges: false,
             pipeline: Pipeline::default(),
             byte_tokens,
+            base: None,
         }
     }
 
@@ -47,7 +49,7 @@ impl Start {
     ///
     /// # Errors
     /// [`Error::Value`] if it does not cut text by `pattern` alone.
-    pub(super) fn of(base: &Tokenizer, pattern: Pattern) -> Result<Self> {
+    pub(super) fn of(base: &'b Tokenizer, pattern: Pattern) -> Result<Self> {
         if !base.pipeline.is_plain() || base.pattern() != pattern {
             return Err(Error::value(format!(
                 "the base cuts text in its own way ({}), but pieces were counted by {}; only a tokenizer with \
@@ -74,6 +76,7 @@ impl Start {
             ignore_merges,
             pipeline: base.pipeline.clone(),
             byte_tokens: base.byte_tokens,
+            base: Some(base),
         })
     }
 
@@ -95,7 +98,13 @@ impl Start {
         let (mut ids, mut work) = (Vec::new(), Work::default());
         for (Reverse(count), _, piece) in &order {
             ids.clear();
-            ids.extend(piece.bytes().iter().map(|&byte| self.byte_tokens[byte as usize]));
+            let whole =
+                |base: &Tokenizer| base.token_id(piece.bytes()).filter(|&id| base.is_whole[id as usize]);
+            if let Some(id) = self.base.and_then(whole) {
+                ids.push(id);
+            } else {
+                ids.extend(piece.bytes().iter().map(|&byte| self.byte_tokens[byte as usize]));
+            }
             if !self.merges.is_empty() {
                 merges.apply(&mut ids, 0, &mut work);
             }

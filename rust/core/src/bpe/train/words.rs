@@ -1,6 +1,6 @@
 //! The unique pieces as one array of symbols that merges shrink in place.
 
-use super::prefetch;
+use super::super::pages::prefetch;
 use crate::{Error, Result};
 
 /// Between words; not a token.
@@ -72,9 +72,13 @@ impl Words {
     /// Asks the processor for what a merge at this position into a token of `len` bytes reads.
     #[inline]
     pub(super) fn prefetch(&self, position: u32, len: u32) {
-        let place = self.symbols.as_ptr().wrapping_add(position as usize);
-        prefetch(place.wrapping_sub(1));
-        prefetch(place.wrapping_add(len as usize));
+        let before = position as usize - 1;
+        if let (Some(before), Some(after)) =
+            (self.symbols.get(before), self.symbols.get(before + 1 + len as usize))
+        {
+            prefetch(before);
+            prefetch(after);
+        }
     }
 
     /// The token that starts at a position where one started before; something else if it was merged away.

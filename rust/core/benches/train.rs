@@ -1,0 +1,61 @@
+//! Training of tokenizers on the sources of this crate: counting pieces and learning merges, one thread.
+
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use tempa_core::bpe::{CountOptions, Pattern, PieceCounts, TrainOptions, train};
+use tempa_core::{Error, Monitor, Result};
+
+/// All files below a directory, in sorted order.
+fn sources(directory: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(directory).map_err(Error::io(directory))?;
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut texts = Vec::new();
+    for path in &paths {
+        if path.is_dir() {
+            texts.extend(sources(path)?);
+        } else {
+            texts.push(fs::read_to_string(path).map_err(Error::io(path))?);
+        }
+    }
+    Ok(texts)
+}
+
+fn count(texts: &[String]) -> Result<PieceCounts> {
+    let options = CountOptions { num_threads: Some(1), ..CountOptions::default() };
+    let mut counts = PieceCounts::new(Pattern::Gpt2, &options)?;
+    counts.add(texts, &Monitor::default())?;
+    Ok(counts)
+}
+
+fn run(c: &mut Criterion) -> Result<()> {
+    let texts = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))?;
+    let num_bytes: usize = texts.iter().map(String::len).sum();
+    count(&texts)?;
+    let mut group = c.benchmark_group("train");
+    group.throughput(Throughput::Bytes(num_bytes as u64)).measurement_time(Duration::from_secs(3));
+    group.bench_function("count pieces", |b| b.iter(|| count(black_box(&texts))));
+    for vocab_size in [512, 2048, 8192] {
+        let options = TrainOptions { vocab_size, ..TrainOptions::default() };
+        group.bench_function(format!("learn {vocab_size}"), |b| {
+            b.iter_batched(
+                || count(&texts),
+                |counts| counts.and_then(|counts| train(counts, &options, None, &Monitor::default())),
+                BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+    Ok(())
+}
+
+fn bpe_train(c: &mut Criterion) {
+    run(c).unwrap_or_else(|error| panic!("{error}"));
+}
+
+criterion_group!(benches, bpe_train);
+criterion_main!(benches);
