@@ -97,6 +97,9 @@ def test_plain_tokens_are_found_in_any_text_unless_switched_off(tokenizer: Token
     assert more.decode([think, cat], skip_special=True) == "<think>cat"
     with pytest.raises(ValueError, match="both"):
         more.with_plain_tokens(["cat"])
+    for add in (more.with_plain_tokens, more.with_special_tokens):
+        with pytest.raises(ValueError, match="is how files write token"):
+            add(["Ġ"])
     with pytest.raises(ValueError, match="allowed_special must be empty"):
         more.encode("x", added_tokens=False, allowed_special="all")
 

@@ -140,6 +140,7 @@ def byte_level_after(*members: dict[str, Any], prefix: bool = False) -> dict[str
         (edit("model", "vocab", "qqqqq", value=1 << 30), "ids beyond"),
         (edit("model", "vocab", "qqqqq", value=0), "both have id 0"),
         (added(id=7), "has id 7"),
+        (added(id=220, content="Ġ", special=False), "also a token of other bytes"),
     ],
 )
 def test_what_cannot_be_represented_is_refused(

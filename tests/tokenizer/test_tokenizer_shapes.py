@@ -160,6 +160,27 @@ def cutters(file: File) -> None:
     )
 
 
+def whitespace(file: File) -> None:
+    delimiter = {"type": "CharDelimiterSplit", "delimiter": "."}
+    file["pre_tokenizer"] = sequence({"type": "Whitespace"}, delimiter, byte_level(False))
+
+
+def normalizers(file: File) -> None:
+    """Compatibility forms, case, strings, and tokens that are looked for in what comes out."""
+    file["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "Strip", "strip_left": False, "strip_right": True},
+            {"type": "NFKD"},
+            {"type": "Lowercase"},
+            {"type": "Replace", "pattern": {"String": "word"}, "content": "two words"},
+            {"type": "NFKC"},
+            {"type": "Prepend", "prepend": "_"},
+        ],
+    }
+    file["added_tokens"].append(token("ÉCOLE", 50257, special=False))
+
+
 def holes(file: File) -> None:
     """A7.3: `tokenizers` renumbers added tokens after a gap, unless they are in the vocabulary too."""
     file["added_tokens"] = [token("<|endoftext|>", 50256), token("<|far|>", 60000)]
@@ -167,7 +188,8 @@ def holes(file: File) -> None:
 
 
 SHAPES: list[Callable[[File], None]] = [
-    llama3, qwen2, o200k, nemo, possessive, smollm, deepseek, falcon, neox, roberta, cutters, holes,
+    llama3, qwen2, o200k, nemo, possessive, smollm, deepseek, falcon, neox, roberta, cutters, whitespace,
+    normalizers, holes,
 ]  # fmt: skip
 
 TEXTS = [

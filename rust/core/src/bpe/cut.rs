@@ -47,52 +47,67 @@ impl Stage {
         Ok(Self::Split { regex: regex::compile(translated)?, behavior, is_inverted })
     }
 
-    /// Appends the pieces of a text as byte ranges.
+    /// Appends the pieces of a text that begins at byte `base`.
     fn cut(&self, text: &str, base: usize, pieces: &mut Vec<Range<usize>>) -> Result<()> {
-        let Self::Split { regex, behavior, is_inverted } = self else {
-            let Self::Pattern(pattern) = self else { return Ok(()) };
-            let mut start = base;
-            pieces.extend(pattern.pieces(text).map(|piece| {
-                let piece = start..start + piece.len();
-                start = piece.end;
-                piece
-            }));
-            return Ok(());
-        };
-        // Matches and what is between them, in order.
-        let mut parts: Vec<(Range<usize>, bool)> = Vec::new();
-        let mut start = 0;
-        for found in regex.find_iter(text) {
-            let found = found.map_err(|error| {
-                Error::value(format!("the pattern of this tokenizer gave up on a text: {error}"))
-            })?;
-            parts.push((start..found.start(), *is_inverted));
-            parts.push((found.range(), !is_inverted));
-            start = found.end();
-        }
-        parts.push((start..text.len(), *is_inverted));
-        parts.retain(|(part, _)| !part.is_empty());
-        let first = pieces.len();
-        let joins = |before: bool, is_match: bool| match behavior {
-            Behavior::Removed | Behavior::Isolated => false,
-            Behavior::MergedWithPrevious => is_match && !before,
-            Behavior::MergedWithNext => before && !is_match,
-            Behavior::Contiguous => before == is_match,
-        };
-        let mut before = None;
-        for (part, is_match) in parts {
-            if *behavior == Behavior::Removed && is_match {
-                continue;
+        match self {
+            Self::Pattern(pattern) => {
+                let mut start = base;
+                pieces.extend(pattern.pieces(text).map(|piece| {
+                    let piece = start..start + piece.len();
+                    start = piece.end;
+                    piece
+                }));
+                Ok(())
             }
-            let part = base + part.start..base + part.end;
-            match pieces[first..].last_mut() {
-                Some(piece) if before.is_some_and(|before| joins(before, is_match)) => piece.end = part.end,
-                _ => pieces.push(part),
+            Self::Split { regex, behavior, is_inverted } => {
+                split(text, regex, *behavior, *is_inverted, base, pieces)
             }
-            before = Some(is_match);
         }
-        Ok(())
     }
+}
+
+/// Appends the pieces that the matches of an expression make of a text that begins at byte `base`.
+fn split(
+    text: &str,
+    regex: &Regex,
+    behavior: Behavior,
+    is_inverted: bool,
+    base: usize,
+    pieces: &mut Vec<Range<usize>>,
+) -> Result<()> {
+    // Matches and what is between them, in order.
+    let mut parts: Vec<(Range<usize>, bool)> = Vec::new();
+    let mut start = 0;
+    for found in regex.find_iter(text) {
+        let found = found.map_err(|error| {
+            Error::value(format!("the pattern of this tokenizer gave up on a text: {error}"))
+        })?;
+        parts.push((start..found.start(), is_inverted));
+        parts.push((found.range(), !is_inverted));
+        start = found.end();
+    }
+    parts.push((start..text.len(), is_inverted));
+    parts.retain(|(part, _)| !part.is_empty());
+    let first = pieces.len();
+    let joins = |before: bool, is_match: bool| match behavior {
+        Behavior::Removed | Behavior::Isolated => false,
+        Behavior::MergedWithPrevious => is_match && !before,
+        Behavior::MergedWithNext => before && !is_match,
+        Behavior::Contiguous => before == is_match,
+    };
+    let mut before = None;
+    for (part, is_match) in parts {
+        if behavior == Behavior::Removed && is_match {
+            continue;
+        }
+        let part = base + part.start..base + part.end;
+        match pieces[first..].last_mut() {
+            Some(piece) if before.is_some_and(|before| joins(before, is_match)) => piece.end = part.end,
+            _ => pieces.push(part),
+        }
+        before = Some(is_match);
+    }
+    Ok(())
 }
 
 /// The stages of a file.

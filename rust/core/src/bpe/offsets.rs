@@ -37,6 +37,16 @@ impl Placed {
         self.ends.push(place.end as i64);
     }
 
+    /// Adds tokens one after the other.
+    fn push_all(&mut self, tokenizer: &Tokenizer, ids: &[u32], mut start: usize) -> Result<()> {
+        for &id in ids {
+            let end = start + tokenizer.token_bytes(id)?.len();
+            self.push(id, start..end);
+            start = end;
+        }
+        Ok(())
+    }
+
     /// Counts places in characters, which begin at the given bytes.
     fn count_chars(&mut self, begins: &[usize]) {
         // Places do not decrease, so both edges move through the text once.
@@ -125,26 +135,17 @@ impl Encoder<'_> {
     /// Appends the tokens of text between added tokens, which begins at `base`.
     fn place(&mut self, text: &str, base: usize, placed: &mut Placed) -> Result<()> {
         let tokenizer = self.tokenizer();
-        let whole = std::iter::once(0..text.len());
-        // Stages of a file may leave text out, so each piece says where it is.
-        let pieces = match &tokenizer.pipeline.cut {
-            Some(cut) => cut.pieces(text)?,
-            None => whole.collect(),
+        let Some(cut) = &tokenizer.pipeline.cut else {
+            let mut ids = Vec::new();
+            self.encode_normalized(text, &mut ids)?;
+            return placed.push_all(tokenizer, &ids, base);
         };
+        // Stages of a file may leave text out, so each piece says where it is.
         let mut ids = Vec::new();
-        for piece in pieces {
+        for piece in cut.pieces(text)? {
             ids.clear();
-            let mut end = base + piece.start;
-            if tokenizer.pipeline.cut.is_some() {
-                self.encode_cached(&text.as_bytes()[piece], &mut ids)?;
-            } else {
-                self.encode_normalized(text, &mut ids)?;
-            }
-            for &id in &ids {
-                let start = end;
-                end += tokenizer.token_bytes(id)?.len();
-                placed.push(id, start..end);
-            }
+            self.encode_cached(&text.as_bytes()[piece.clone()], &mut ids)?;
+            placed.push_all(tokenizer, &ids, base + piece.start)?;
         }
         Ok(())
     }

@@ -148,6 +148,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Value`] if a name is empty, repeated, or already a token.
     pub fn with_specials(&self, names: &[String]) -> Result<Self> {
+        self.check_spellings(names)?;
         Self::with_pipeline(self.parts().with_specials(names)?, self.pipeline.clone())
     }
 
@@ -156,6 +157,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::with_specials`].
     pub fn with_plain_tokens(&self, names: &[String]) -> Result<Self> {
+        self.check_spellings(names)?;
         let Parts { specials, .. } = self.parts();
         let parts = self.parts().with_specials(names)?;
         let mut pipeline = self.pipeline.clone();
@@ -164,6 +166,19 @@ impl Tokenizer {
             pipeline.rules.insert(id as u32, Rules { is_plain: true, ..Rules::default() });
         }
         Self::with_pipeline(Parts { specials, ..parts }, pipeline)
+    }
+
+    /// Files have added tokens beside the spelling of ordinary ones, so the two must differ.
+    fn check_spellings(&self, names: &[String]) -> Result<()> {
+        for id in 0..self.vocab_size() as u32 {
+            let Some(name) = self.spelling(id).filter(|spelling| names.contains(spelling)) else { continue };
+            if self.vocab.get(id) != Some(name.as_bytes()) {
+                return Err(Error::value(format!(
+                    "{name:?} is how files write token {id}, so it cannot be a token of its own"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// What this tokenizer was built from.

@@ -311,6 +311,7 @@ impl File {
             merges.iter().map(|merge| merge_of(&vocab, merge.pair()?)).collect::<Refused<Vec<_>>>()?;
 
         let (mut specials, mut apart, mut rules) = (Vec::new(), FxHashSet::default(), FxHashMap::default());
+        let made: FxHashSet<u32> = merges.iter().map(|merge: &Merge| merge.new).collect();
         // Without a normalizer the rule `normalized` only says which of two groups is looked for first.
         let (first, others) = (self.added_tokens.first(), &self.added_tokens);
         let is_one_group =
@@ -324,7 +325,10 @@ impl File {
                     ));
                 }
                 Some(_) if !token.special && !units.is_spelled_alike(content) => {
-                    return Err(format!("added token {content:?} is also a token of other bytes"));
+                    if made.contains(id) || units.is_piece(content, ignore_merges) {
+                        return Err(format!("added token {content:?} is also a token of other bytes"));
+                    }
+                    apart.insert(*id);
                 }
                 Some(_) => {}
                 None => {
@@ -432,6 +436,12 @@ impl Units {
                 (!text.contains(' ')).then(|| Fallback::with_spaces(text).into_owned().into_bytes())
             }
         }
+    }
+
+    /// Whether text can become this entry of the vocabulary without a merge that makes it.
+    fn is_piece(&self, text: &str, ignore_merges: bool) -> bool {
+        self.bytes(text)
+            .is_some_and(|bytes| bytes.len() == 1 || (ignore_merges && String::from_utf8(bytes).is_ok()))
     }
 
     /// Whether an entry of the vocabulary stands for its own text.
