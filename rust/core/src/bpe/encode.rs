@@ -11,7 +11,7 @@ use super::cache::{self, Key, LongCache, PieceCache};
 use super::chars::CharTokens;
 use super::cut;
 use super::hash;
-use super::merges::Work;
+use super::long::{self, Work};
 use super::normalize::Place;
 use super::parallel;
 use super::pretokenize::Cuts;
@@ -346,11 +346,11 @@ impl<'t> Encoder<'t> {
                     piece.ids = IN_SHORT;
                     continue;
                 }
-                merges.apply(ids, start, work);
+                long::merge(merges, ids, start, work);
             }
             piece.ids = start..ids.len();
         }
-        short.chunks_mut(SIDE_BY_SIDE).for_each(|pieces| short::merge(pieces, merges));
+        short.chunks_mut(short::SIDE_BY_SIDE).for_each(|pieces| short::merge(pieces, merges));
         let mut merged = short.iter();
         for piece in &mut *pieces {
             if piece.ids == IN_SHORT
@@ -399,9 +399,6 @@ impl<'t> Padded<'t> {
 
 /// The ids of a piece that is being merged.
 const IN_SHORT: Range<usize> = usize::MAX..usize::MAX;
-/// Pieces merged side by side: enough to hide the latency of memory, few enough for the nearest cache.
-const SIDE_BY_SIDE: usize = 16;
-
 /// Pieces of a batch that the first cache did not have.
 #[derive(Debug, Default)]
 struct NewPieces {

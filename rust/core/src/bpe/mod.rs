@@ -13,6 +13,7 @@ mod fallback;
 mod gpt2;
 mod hash;
 mod json;
+mod long;
 mod merges;
 mod normalize;
 mod offsets;

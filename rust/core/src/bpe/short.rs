@@ -3,6 +3,8 @@
 //! A merge needs the rules of the pairs that the one before it made, so one piece alone waits for memory at every
 //! step. Taking turns, the rules of one piece are fetched while the others are at work.
 
+use std::ops::Range;
+
 use super::merges::{Merges, NO_RULE};
 use super::pretokenize::Bits;
 
@@ -15,7 +17,7 @@ pub(super) struct Short {
     alive: u64,
     /// Positions of the pairs whose rule is not looked up yet.
     changed: u64,
-    num_lanes: usize,
+    len: usize,
     is_done: bool,
 }
 
@@ -36,7 +38,7 @@ impl Short {
             pairs: [NO_RULE; Self::MAX_IDS],
             alive: below(len),
             changed: below(len.saturating_sub(1)),
-            num_lanes: len.next_multiple_of(LANES),
+            len,
             is_done: false,
         };
         short.ids[..len].copy_from_slice(ids);
@@ -46,6 +48,15 @@ impl Short {
     /// The ids that are left.
     pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
         Bits(self.alive).map(|at| self.ids[at])
+    }
+
+    /// The ids that are left, each with the positions that it stands for.
+    pub(super) fn spans(&self) -> impl Iterator<Item = (u32, Range<usize>)> {
+        Bits(self.alive).map(|at| {
+            let after = self.alive & !below(at + 1);
+            let end = if after == 0 { self.len } else { after.trailing_zeros() as usize };
+            (self.ids[at], at..end)
+        })
     }
 
     /// The pair at a position; nothing at the last.
@@ -71,7 +82,7 @@ impl Short {
             let rank = self.pair(at).map_or(NO_RULE, |(left, right)| merges.rank(left, right));
             self.pairs[at] = if rank == NO_RULE { NO_RULE } else { rank << POSITION_BITS | at as u32 };
         }
-        let best = lowest(&self.pairs[..self.num_lanes]);
+        let best = lowest(&self.pairs[..self.len.next_multiple_of(LANES)]);
         if best == NO_RULE {
             return false;
         }
@@ -86,6 +97,9 @@ impl Short {
         true
     }
 }
+
+/// Pieces to merge at a time: enough to hide the latency of memory, few enough for the nearest cache.
+pub(super) const SIDE_BY_SIDE: usize = 16;
 
 /// Merges all pieces to the end.
 pub(super) fn merge(pieces: &mut [Short], merges: &Merges) {

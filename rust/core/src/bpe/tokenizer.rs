@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 
 use super::chars::Boundaries;
 use super::encode::Buffers;
-use super::merges::{Merge, Merges, Work};
+use super::long::{self, Work};
+use super::merges::{Merge, Merges};
 use super::normalize::Place;
 use super::pipeline::Pipeline;
 use super::pretokenize::Pattern;
@@ -344,7 +345,7 @@ impl Tokenizer {
             }
             ids.clear();
             self.units(token, &mut ids);
-            self.merges.apply(&mut ids, 0, &mut work);
+            long::merge(&self.merges, &mut ids, 0, &mut work);
             ids == [id as u32]
         };
         self.vocab.iter().enumerate().map(is_whole).collect()

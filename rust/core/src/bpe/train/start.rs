@@ -5,7 +5,8 @@ use std::cmp::Reverse;
 use rustc_hash::FxHashMap;
 
 use super::super::gpt2::BYTES_BY_ID;
-use super::super::merges::{Merge, Merges, Work};
+use super::super::long::{self, Work};
+use super::super::merges::{Merge, Merges};
 use super::super::pipeline::Pipeline;
 use super::super::pretokenize::Pattern;
 use super::super::tokenizer::{Parts, Tokenizer};
@@ -106,7 +107,7 @@ impl<'b> Start<'b> {
                 ids.extend(piece.bytes().iter().map(|&byte| self.byte_tokens[byte as usize]));
             }
             if !self.merges.is_empty() {
-                merges.apply(&mut ids, 0, &mut work);
+                long::merge(&merges, &mut ids, 0, &mut work);
             }
             words.push(ids.iter().map(|&id| (id, self.tokens[id as usize].len() as u32)), *count);
         }
