@@ -1,7 +1,7 @@
 """Tokenizer training: merges from text beside `tokenizers`, `gigabpe` and `rustbpe`.
 
-One thread and CPU time. Text is real: plays and school mathematics (english), the standard library (code), the
-JSON lines that TEMPA_BENCH_CORPUS names (corpus), of which memory is measured too. Peers that are not
+One thread and CPU time. Text is real: plays and school mathematics (english), the standard library (code),
+the JSON lines that TEMPA_BENCH_CORPUS names (corpus), of which memory is measured too. Peers that are not
 installed are left out. `gigabpe` reads a file line by line, not whole documents.
 """
 
@@ -115,7 +115,7 @@ def expected(side: str, batch: list[str], vocab_size: int, file: Path) -> Merges
         )
         return [tokenizer.token_bytes(token) for token in range(len(tokenizer))]
     if side == "gigabpe":
-        text = file.read_text("utf-8")
+        text = file.read_bytes().decode()
         tokenizer = Tokenizer.train([text], vocab_size=vocab_size, special_tokens=(), lines=True)
         return spelled(tokenizer.to_json())
     return train_ours(batch, vocab_size, file)

@@ -90,6 +90,20 @@ def test_training_further_goes_on_where_the_base_stopped(docstrings: list[str]) 
     assert further == Tokenizer.train(texts, vocab_size=900, special_tokens=())
 
 
+def test_training_further_is_the_same_from_a_rank_file(docstrings: list[str], tmp_path: Path) -> None:
+    """There, pieces that are tokens need no merges."""
+    base = Tokenizer.train(docstrings[:200], vocab_size=500, special_tokens=())
+    base.save_tiktoken(tmp_path / "base.tiktoken")
+    ranks = Tokenizer.from_tiktoken(tmp_path / "base.tiktoken", pattern="gpt2", special_tokens={})
+    further, expected = (
+        Tokenizer.train(docstrings, vocab_size=700, special_tokens=(), base=start) for start in (ranks, base)
+    )
+    assert [further.token_bytes(token) for token in range(700)] == [
+        expected.token_bytes(token) for token in range(700)
+    ]
+    assert all(further.encode(text) == expected.encode(text) for text in docstrings[:50])
+
+
 def test_training_further_keeps_ids_and_merges_of_the_base(docstrings: list[str]) -> None:
     base = Tokenizer.train(docstrings, vocab_size=600, pattern="qwen2")
     further = Tokenizer.train(["naïve café " * 50], vocab_size=640, base=base, special_tokens=["<|x|>"])

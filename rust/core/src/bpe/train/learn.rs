@@ -330,8 +330,9 @@ impl Learner {
             self.queue.push(Candidate { count, pair: Reverse(pair), list: self.queue.len() as u32 });
         }
         self.places = lists.into_iter().map(Vec::into_boxed_slice).collect();
+        // The pairs of bytes are followed in any case, and of the others few have counts near those.
         let most = self.queue.peek().map_or(1, |top| top.count);
-        self.threshold = (most / THRESHOLD_FACTOR.pow(2)).max(self.limits.min_frequency);
+        self.threshold = (most / THRESHOLD_FACTOR.pow(4)).max(self.limits.min_frequency);
     }
 
     fn lower_threshold(&mut self) {
