@@ -4,7 +4,7 @@
 //! these tokens saves most of the merges of text beyond ASCII. It gives the same ids under two conditions, which
 //! are checked. Rules are ordered: each comes after those that make its two sides, so the rules that apply to a text
 //! apply in the order of their ranks. And the character is closed: no rule joins a part of it to its neighbour
-//! before the character's own rules have used that part.
+//! before the character's own rules have used that part, or all of them have applied.
 
 use bytemuck::{Pod, Zeroable};
 use rustc_hash::FxHashMap;
@@ -89,23 +89,35 @@ impl Boundaries {
 
     /// The tokens that a character becomes on its own, given its bytes as tokens, and beside what it is open.
     fn close(&self, merges: &Merges, mut tokens: Vec<u32>) -> (Vec<u32>, Open) {
-        let reach = |token: u32| self.reach.get(&token).copied().unwrap_or(NEVER);
         let mut open = if self.is_ordered { Open::default() } else { Open { before: !0, after: !0 } };
+        let mut last_rank = 0;
         while let Some((rank, at)) = merges.first(&tokens) {
-            let is_reached = |ranks: [u32; Beside::COUNT]| {
-                (0..Beside::COUNT)
-                    .filter(|&beside| ranks[beside] < rank)
-                    .fold(0, |bits, beside| bits | 1 << beside)
-            };
             if at == 0 {
-                open.before |= is_reached(reach(tokens[0]).before);
+                open.before |= self.reached(tokens[0], rank).before;
             }
             if at + 2 == tokens.len() {
-                open.after |= is_reached(reach(tokens[at + 1]).after);
+                open.after |= self.reached(tokens[at + 1], rank).after;
             }
             tokens.splice(at..at + 2, [merges.list()[rank as usize].new]);
+            last_rank = rank;
+        }
+        // What is joined to a neighbour early could also draw in what is between.
+        if let [first, .., last] = tokens[..] {
+            open.before |= self.reached(first, last_rank).before;
+            open.after |= self.reached(last, last_rank).after;
         }
         (tokens, open)
+    }
+
+    /// Beside what a part of a character is joined to its neighbour before `rank`.
+    fn reached(&self, token: u32, rank: u32) -> Open {
+        let Reach { before, after } = self.reach.get(&token).copied().unwrap_or(NEVER);
+        let bits = |ranks: [u32; Beside::COUNT]| {
+            (0..Beside::COUNT)
+                .filter(|&beside| ranks[beside] < rank)
+                .fold(0, |bits, beside| bits | 1 << beside)
+        };
+        Open { before: bits(before), after: bits(after) }
     }
 }
 
