@@ -21,6 +21,8 @@ over rounds, with the distance between the quartiles. The last column says how o
 
 # What the README shows: words for the reader, group and case of the result.
 HIGHLIGHTS = [
+    ("encode new English, cl100k, one thread, to an array", "arrays, 1 thread", "english, steady"),
+    ("encode new Chinese, Japanese and Korean, likewise", "arrays, 1 thread", "cjk, steady"),
     (
         "encode English, GPT-2 vocabulary, one thread",
         "encode a batch, GPT-2 vocabulary, 1 thread",
