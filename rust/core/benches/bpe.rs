@@ -1,29 +1,15 @@
 //! Tokenizer micro-benchmarks on the sources of this crate: real text that is always there.
 
-use std::fs;
+mod sources;
+
 use std::hint::black_box;
-use std::path::Path;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tempa_core::bpe::{Allowed, CountOptions, Pattern, PieceCounts, Tokenizer, TrainOptions, train};
-use tempa_core::{Error, Monitor, Result};
+use tempa_core::{Monitor, Result};
 
-/// All files below a directory, in sorted order.
-fn sources(directory: &Path) -> Result<Vec<String>> {
-    let entries = fs::read_dir(directory).map_err(Error::io(directory))?;
-    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    let mut texts = Vec::new();
-    for path in &paths {
-        if path.is_dir() {
-            texts.extend(sources(path)?);
-        } else {
-            texts.push(fs::read_to_string(path).map_err(Error::io(path))?);
-        }
-    }
-    Ok(texts)
-}
+use sources::sources;
 
 fn learn(texts: &[String], vocab_size: usize) -> Result<Tokenizer> {
     let mut counts =
@@ -33,7 +19,7 @@ fn learn(texts: &[String], vocab_size: usize) -> Result<Tokenizer> {
 }
 
 fn run(c: &mut Criterion) -> Result<()> {
-    let texts = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))?;
+    let texts = sources()?;
     let all = texts.concat();
     let mut group = c.benchmark_group("bpe");
     group.throughput(Throughput::Bytes(all.len() as u64)).measurement_time(Duration::from_secs(3));

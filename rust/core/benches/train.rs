@@ -1,29 +1,15 @@
 //! Training of tokenizers on the sources of this crate: counting pieces and learning merges, one thread.
 
-use std::fs;
+mod sources;
+
 use std::hint::black_box;
-use std::path::Path;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tempa_core::bpe::{CountOptions, Pattern, PieceCounts, TrainOptions, train};
-use tempa_core::{Error, Monitor, Result};
+use tempa_core::{Monitor, Result};
 
-/// All files below a directory, in sorted order.
-fn sources(directory: &Path) -> Result<Vec<String>> {
-    let entries = fs::read_dir(directory).map_err(Error::io(directory))?;
-    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    let mut texts = Vec::new();
-    for path in &paths {
-        if path.is_dir() {
-            texts.extend(sources(path)?);
-        } else {
-            texts.push(fs::read_to_string(path).map_err(Error::io(path))?);
-        }
-    }
-    Ok(texts)
-}
+use sources::sources;
 
 fn count(texts: &[String]) -> Result<PieceCounts> {
     let options = CountOptions { num_threads: Some(1), ..CountOptions::default() };
@@ -33,7 +19,7 @@ fn count(texts: &[String]) -> Result<PieceCounts> {
 }
 
 fn run(c: &mut Criterion) -> Result<()> {
-    let texts = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))?;
+    let texts = sources()?;
     let num_bytes: usize = texts.iter().map(String::len).sum();
     count(&texts)?;
     let mut group = c.benchmark_group("train");

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::merges::{Merges, NO_RULE};
-use super::pretokenize::Bits;
+use super::pretokenize::{Bits, below};
 
 /// A piece of at most [`Short::MAX_IDS`] ids. Which positions still hold one is a mask; each pair with a rule is one
 /// number, which orders by rank, then position.
@@ -148,12 +148,6 @@ fn lowest(pairs: &[u32]) -> u32 {
         }
     }
     lowest.into_iter().fold(NO_RULE, u32::min)
-}
-
-/// The bits below `len`, which is at most 64.
-#[inline(always)]
-fn below(len: usize) -> u64 {
-    if len >= Short::MAX_IDS { u64::MAX } else { (1 << len) - 1 }
 }
 
 #[cfg(test)]

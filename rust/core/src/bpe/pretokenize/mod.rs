@@ -10,7 +10,7 @@ mod scalar;
 mod window;
 
 pub(super) use cuts::Cuts;
-pub(super) use window::Bits;
+pub(super) use window::{Bits, below};
 
 use crate::{Error, Result};
 

@@ -55,7 +55,7 @@ pub(super) struct Window {
 
 /// The bits below `len`, which is at most 64.
 #[inline(always)]
-fn below(len: usize) -> u64 {
+pub(in crate::bpe) fn below(len: usize) -> u64 {
     if len >= WIDTH { u64::MAX } else { (1 << len) - 1 }
 }
 
