@@ -3,7 +3,7 @@
 One thread and CPU time, which a busy machine still lengthens: caches and cores are shared. Text is real:
 plays and school mathematics (english), the standard library (code). "first" is a tokenizer that has seen
 nothing, "again" the same texts once more. Each side uses its fastest call for a batch; ours gives one array,
-tiktoken lists, tokenizers objects.
+tiktoken lists, tokenizers objects. Files are written from texts seen before.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiktoken
 import tokenizers
 
+from tempa.data.shards import Shards, write_shards
 from tempa.tokenizer import Tokenizer
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -30,6 +32,7 @@ VOCAB = DATA / "gpt2-vocab.bpe", DATA / "gpt2-encoder.json"
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 SIDES = ["ours", "tiktoken", "tokenizers"]
 NUM_BYTES = 2_000_000
+END_ID = 50256
 
 pytestmark = pytest.mark.skipif(
     not all(file.exists() for file in VOCAB), reason=f"no GPT-2 vocabulary in {DATA}"
@@ -120,6 +123,39 @@ def test_encode(benchmark, side, kind, seen) -> None:
     benchmark.extra_info["bytes"] = sum(len(text.encode()) for text in batch)
     make = fresh if seen == "first" else same
     benchmark.pedantic(ENCODE[side], setup=lambda: ((make(side), batch), {}), rounds=5)
+
+
+def to_file(side: str) -> Callable[[Any, list[str], Path], None]:
+    """Ids of two bytes, each document ended: ours as checked shards, the others as one bare file."""
+
+    def ours(tokenizer: Tokenizer, batch: list[str], path: Path) -> None:
+        write_shards(path, batch, tokenizer, num_threads=1, overwrite=True)
+
+    def bare(tokenizer: Any, batch: list[str], path: Path) -> None:
+        rows = ENCODE[side](tokenizer, batch)
+        with path.open("wb") as file:
+            for row in rows if side == "tiktoken" else [encoding.ids for encoding in rows]:
+                row.append(END_ID)
+                np.array(row, np.uint16).tofile(file)
+
+    return ours if side == "ours" else bare
+
+
+@pytest.mark.benchmark(
+    group="encode documents to a file, GPT-2 vocabulary, 1 thread", timer=time.process_time
+)
+@pytest.mark.parametrize("kind", ["english", "code"])
+@pytest.mark.parametrize("side", SIDES)
+def test_encode_to_file(benchmark, tmp_path, side, kind) -> None:
+    batch, path, write = texts(kind), tmp_path / "ids", to_file(side)
+    write(same(side), batch, path)
+    found = (
+        Shards(path).tokens(0, Shards(path).num_tokens) if side == "ours" else np.fromfile(path, np.uint16)
+    )
+    assert found[found != END_ID].tolist() == expected(kind)
+    assert np.count_nonzero(found == END_ID) == len(batch)
+    benchmark.extra_info["bytes"] = sum(len(text.encode()) for text in batch)
+    benchmark.pedantic(write, (same(side), batch, path), rounds=5)
 
 
 @pytest.mark.benchmark(group="encode one text to a list", timer=time.process_time)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from tempa.data.rules import clean as clean
     from tempa.data.shards import Shards as Shards
     from tempa.data.shards import ShardWriter as ShardWriter
+    from tempa.data.shards import write_shards as write_shards
     from tempa.engine import Completion as Completion
     from tempa.engine import Engine as Engine
     from tempa.engine import Sampling as Sampling
@@ -109,6 +110,7 @@ _EXPORTS = {
     "clean": "tempa.data.rules",
     "dedup": "tempa.data.duplicates",
     "read_documents": "tempa.data.documents",
+    "write_shards": "tempa.data.shards",
     "Completion": "tempa.engine",
     "Engine": "tempa.engine",
     "Sampling": "tempa.engine",

@@ -1,4 +1,4 @@
-"""`tempa data`: the three commands end to end, and one line for each kind of wrong input."""
+"""`tempa data`: the commands end to end, and one line for each kind of wrong input."""
 
 import json
 from dataclasses import asdict
@@ -60,6 +60,19 @@ def test_build_writes_what_pretraining_reads(corpus, tmp_path, capsys):
     assert train.num_documents + val.num_documents == 7
     assert f"train: {train.num_documents} documents, {train.num_tokens:,} tokens" in out
     assert Tokenizer.load(tmp_path / "corpus").sha256 == tokenizer.sha256
+
+
+def test_encode_writes_documents_as_they_are(corpus, tmp_path, capsys):
+    tokenizer = Tokenizer.train(SENTENCES, vocab_size=300, special_tokens=["<stop>"])
+    tokenizer.save(tmp_path / "tokenizer")
+    words = [corpus, "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "shards"]
+    assert command("encode", *words, "--end-token", "<end>") == 1
+    assert "no special token '<end>'; the tokenizer has <stop>" in capsys.readouterr().err
+    assert command("encode", *words, "--end-token", "<stop>", "--num-threads", 1) == 0
+    shards = Shards(tmp_path / "shards", tokenizer_fingerprint=tokenizer.sha256)
+    assert f"7 documents, {shards.num_tokens:,} tokens" in capsys.readouterr().out
+    texts = [tokenizer.decode(shards.document(i)) for i in range(7)]
+    assert texts == [line["text"] + "<stop>" for line in lines(corpus)]
 
 
 def test_settings_come_from_a_file_too(corpus, tmp_path):

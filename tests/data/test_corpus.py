@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tempa.data.corpus import build, split_documents, write_shards
+from tempa.data.corpus import build, split_documents
 from tempa.data.documents import Document, read_documents, write_documents
 from tempa.data.duplicates import Duplicates, dedup
 from tempa.data.funnel import FunnelReport
@@ -82,16 +82,6 @@ def test_the_tail_split_is_that_of_the_characters():
     train, val = split_documents(documents, 0.1, "tail")
     assert [document.text for document in train] == [text[:90]]
     assert [document.text for document in val] == [text[90:95], text[95:]]
-
-
-def test_special_names_in_text_stay_text_and_a_tokenizer_without_end_adds_none(tmp_path):
-    characters = Tokenizer.from_characters("<|endoftext|>", special_tokens=())
-    write_shards(tmp_path / "one", [Document("text", "a"), Document("end", "b")], characters)
-    assert texts_of(Shards(tmp_path / "one"), characters) == ["text", "end"]
-    tokenizer = Tokenizer.train(["some text"], vocab_size=270)
-    write_shards(tmp_path / "two", [Document("<|endoftext|>", "a")], tokenizer)
-    ids = Shards(tmp_path / "two").document(0)
-    assert (ids == tokenizer.eot_id).tolist() == [False] * (len(ids) - 1) + [True]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`tempa data`: clean, dedup, build."""
+"""`tempa data`: clean, dedup, build, encode."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tempa.data.documents import Document, corpus_files, read_documents, write_d
 from tempa.data.duplicates import Duplicates, dedup
 from tempa.data.funnel import FunnelReport, total_bytes
 from tempa.data.rules import Rules, clean
+from tempa.data.shards import write_shards
 from tempa.tokenizer import Tokenizer
 
 _Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
@@ -30,6 +31,7 @@ def main(name: str, argv: list[str]) -> int:
         "clean": (_clean, "one spelling, and quality rules that drop documents"),
         "dedup": (_dedup, "drop exact and near duplicates"),
         "build": (_build, "clean, dedup, split, tokenise: everything that pretraining reads"),
+        "encode": (_encode, "documents as they are to shards of ids"),
     }
     summary = "Documents (.txt, .jsonl, .parquet) to a corpus, with a report of what was dropped and why."
     return dispatch(name, argv, summary, commands, "start with `tempa data clean FILE ... --out kept.jsonl`.")
@@ -93,6 +95,24 @@ class BuildConfig(Source):
     """What counts as a duplicate."""
     overwrite: bool = False
     """Replace an earlier corpus."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig(Source):
+    """Settings of `tempa data encode`."""
+
+    out: Path
+    """The directory that gets the shards."""
+    tokenizer: Path
+    """Directory with a tokenizer.json, or the file."""
+    end_token: str | None = None
+    """Special token that ends each document; <|endoftext|> if the tokenizer has it and none is given."""
+    max_shard_tokens: int = 1 << 27
+    """A file is closed at the first document that reaches this many ids."""
+    num_threads: int | None = None
+    """Threads that encode; one for each processor if not given. The files are the same."""
+    overwrite: bool = False
+    """Replace earlier shards."""
 
 
 def _clean(argv: list[str]) -> int:
@@ -159,6 +179,28 @@ def _build(argv: list[str]) -> int:
         for name, counts in report.splits.items()
     ]
     return _show(report, *lines, f"{settings.out}, report in {settings.out / FUNNEL}")
+
+
+def _encode(argv: list[str]) -> int:
+    settings = config.parse(
+        EncodeConfig,
+        argv,
+        prog="tempa data encode",
+        description="Write the ids of documents to shards, in one pass and without keeping either.",
+    )
+    tokenizer = Tokenizer.load(settings.tokenizer)
+    with _reading(settings) as (documents, _):
+        shards = write_shards(
+            settings.out,
+            (document.text for document in documents),
+            tokenizer,
+            end_token=settings.end_token,
+            max_shard_tokens=settings.max_shard_tokens,
+            num_threads=settings.num_threads,
+            overwrite=settings.overwrite,
+        )
+    print(f"{settings.out}: {shards.num_documents:,} documents, {shards.num_tokens:,} tokens")
+    return 0
 
 
 Show = Callable[[str, int, int, str], None]

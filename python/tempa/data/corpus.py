@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tempa import _core
-from tempa.data.documents import Document, in_batches
+from tempa.data.documents import Document
 from tempa.data.duplicates import Duplicates, dedup
 from tempa.data.funnel import FunnelReport, total_bytes
 from tempa.data.rules import Rules, clean
-from tempa.data.shards import ShardWriter
+from tempa.data.shards import write_shards
 from tempa.data.staging import staged_directory
-from tempa.tokenizer import END_OF_TEXT, Tokenizer
+from tempa.tokenizer import Tokenizer
 
 FUNNEL = "funnel.json"
 
@@ -72,8 +71,8 @@ def build(
             kept, duplicates, report=report, progress=lambda what, done: call(what, done, size, "bytes")
         )
         train, val = split_documents(kept, val_fraction, split)
-        write_shards(staging / "train", train, tokenizer, report=report, progress=call)
-        write_shards(staging / "val", val, tokenizer, report=report, progress=call)
+        for name, part in (("train", train), ("val", val)):
+            report.splits[name] = _encode(staging / name, part, tokenizer, call)
         tokenizer.save(staging)
         report.save(staging / FUNNEL)
     return report
@@ -128,47 +127,15 @@ def _split_tail(documents: Sequence[Document], val_fraction: float) -> tuple[lis
     return train, val
 
 
-def write_shards(
-    directory: str | Path,
-    documents: Sequence[Document],
-    tokenizer: Tokenizer,
-    *,
-    report: FunnelReport | None = None,
-    progress: Progress | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Tokenise documents into a shard directory.
-
-    Each document ends with `<|endoftext|>` if the tokenizer has it. Text never becomes a special token.
-
-    Args:
-        directory: Where the shards go.
-        documents: What to tokenise.
-        tokenizer: Makes the ids.
-        report: Gets the documents, bytes and tokens under the name of the directory.
-        progress: Called with ("tokenize", bytes done, bytes, "bytes").
-        overwrite: Replace a shard directory of this name.
-
-    Raises:
-        ValueError: If there are no documents, or the tokenizer does not know a character.
-        OSError: If the disk refuses; nothing has changed then.
-    """
-    end = tokenizer.special_tokens.get(END_OF_TEXT)
-    size, done = total_bytes(documents), 0
-    with ShardWriter(directory, tokenizer.sha256, tokenizer.vocab_size, overwrite=overwrite) as writer:
-        for batch in in_batches(documents):
-            ids, offsets = tokenizer.encode_batch([document.text for document in batch])
-            writer.add(*(_with_ends(ids, offsets, end) if end is not None else (ids, offsets)))
-            done += total_bytes(batch)
-            if progress:
-                progress("tokenize", done, size, "bytes")
-    if report:
-        counts = {"documents": writer.num_documents, "bytes": size, "tokens": writer.num_tokens}
-        report.splits[Path(directory).name] = counts
-
-
-def _with_ends(
-    ids: NDArray[np.uint32], offsets: NDArray[np.int64], end: int
-) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Append `end` to every document."""
-    return np.insert(ids, offsets[1:], np.uint32(end)), offsets + np.arange(len(offsets))
+def _encode(
+    directory: Path, documents: Sequence[Document], tokenizer: Tokenizer, progress: Progress
+) -> dict[str, int]:
+    """Write shards and say how much is in them."""
+    size = total_bytes(documents)
+    shards = write_shards(
+        directory,
+        (document.text for document in documents),
+        tokenizer,
+        progress=lambda done: progress("tokenize", done, size, "bytes"),
+    )
+    return {"documents": shards.num_documents, "bytes": size, "tokens": shards.num_tokens}

@@ -6,7 +6,7 @@ never reads ids that were truncated, altered or made by another tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempa import _core
+from tempa.tokenizer import END_OF_TEXT, Tokenizer
+from tempa.tokenizer.training import in_batches
 
 # Ids as they lie in the file: uint16 for vocabularies of at most 65,536 entries, else uint32.
 Ids = NDArray[np.uint16 | np.uint32]
@@ -151,6 +153,35 @@ class ShardWriter:
         self.num_documents += len(offsets) - 1
         self.num_tokens += len(ids)
 
+    def encode(
+        self,
+        tokenizer: Tokenizer,
+        texts: Sequence[str],
+        *,
+        end_id: int | None = None,
+        num_threads: int | None = None,
+    ) -> int:
+        """Append texts as `Tokenizer.encode_batch` encodes them, without arrays on the way to the file.
+
+        Args:
+            tokenizer: The one whose `sha256` the writer was given.
+            texts: Whole documents, as many as may have their ids in memory at once.
+            end_id: An id to put after each document.
+            num_threads: One for each processor when None. The files are the same.
+
+        Returns:
+            Bytes of the texts in UTF-8.
+
+        Raises:
+            ValueError: If the shards are for another tokenizer or a text cannot be encoded; nothing of this
+                call is written then.
+            OSError: If the disk refuses, with the name of the file.
+        """
+        num_tokens, num_bytes = self._writer.encode(tokenizer._core, texts, end_id, num_threads)
+        self.num_documents += len(texts)
+        self.num_tokens += num_tokens
+        return num_bytes
+
     def finish(self) -> None:
         """Write everything to disk and put the directory under its name.
 
@@ -174,6 +205,59 @@ class ShardWriter:
             self.finish()
         else:
             self.abort()
+
+
+def write_shards(
+    directory: str | Path,
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    *,
+    end_token: str | None = None,
+    max_shard_tokens: int = 1 << 27,
+    num_threads: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Shards:
+    """Encode documents into a shard directory. Text never becomes a special token.
+
+    Args:
+        directory: Where the shards go.
+        texts: Whole documents; read once, a few megabytes at a time, and not kept.
+        tokenizer: Makes the ids.
+        end_token: The special token that ends each document; when None, `<|endoftext|>` if the tokenizer has
+            it.
+        max_shard_tokens: See `ShardWriter`.
+        num_threads: One for each processor when None. The files are the same.
+        overwrite: Replace a shard directory of this name.
+        progress: Called with the bytes of text done so far.
+
+    Raises:
+        ValueError: If there is no text, the tokenizer does not know a character or the end token, or the
+            directory exists and may not be replaced.
+        OSError: If the disk refuses; nothing has changed then.
+
+    >>> import tempfile
+    >>> tokenizer = Tokenizer.from_characters("abc")
+    >>> shards = write_shards(Path(tempfile.mkdtemp(), "two"), ["cab", "bb"], tokenizer)
+    >>> shards.document(0), tokenizer.eot_id
+    (array([2, 0, 1, 3], dtype=uint16), 3)
+    """
+    specials = tokenizer.special_tokens
+    if end_token is not None and end_token not in specials:
+        raise ValueError(f"no special token {end_token!r}; the tokenizer has {', '.join(specials) or 'none'}")
+    end, done = specials.get(end_token or END_OF_TEXT), 0
+    with ShardWriter(
+        directory,
+        tokenizer.sha256,
+        tokenizer.vocab_size,
+        max_shard_tokens=max_shard_tokens,
+        overwrite=overwrite,
+    ) as writer:
+        for batch in in_batches(texts):
+            done += writer.encode(tokenizer, batch, end_id=end, num_threads=num_threads)
+            if progress:
+                progress(done)
+    return Shards(directory, verify=False)
 
 
 def _reopen(directory: Path) -> Shards:

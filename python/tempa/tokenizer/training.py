@@ -26,8 +26,6 @@ def learn(
     progress: Callable[[str, int, int | None], object] | None,
 ) -> _core.Tokenizer:
     """What `Tokenizer.train` documents."""
-    if isinstance(texts, str):
-        raise TypeError("texts must be an iterable of documents, got one str; put it in a list")
     counts = _core.PieceCounts(pattern, num_threads, lines, max_memory)
     done = 0
     for batch in in_batches(texts):
@@ -54,6 +52,8 @@ def learn(
 
 def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """Lists of texts that are worth the start of several threads."""
+    if isinstance(texts, str):
+        raise TypeError("texts must be an iterable of documents, got one str; put it in a list")
     batch: list[str] = []
     num_chars = 0
     for text in texts:

@@ -7,7 +7,7 @@ use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyUnicodeEncodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyList, PyString};
 use tempa_core::bpe::{self, Allowed, Disallowed, Input, Request, Unit};
 use tempa_core::{Monitor, Ragged};
 
@@ -39,6 +39,26 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Text {
     }
 }
 
+/// The UTF-8 of a `str` for one call. `PyBackedStr` would leave it in the `str` for as long as that lives.
+pub(crate) struct Encoded(PyBackedBytes);
+
+impl AsRef<str> for Encoded {
+    fn as_ref(&self) -> &str {
+        // SAFETY: the bytes come from Python's own encoder to UTF-8 and nobody can change them.
+        unsafe { std::str::from_utf8_unchecked(&self.0) }
+    }
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Encoded {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let text = value.cast::<PyString>()?;
+        let bytes = text.encode_utf8().map_err(|error| no_text(value.py(), error))?;
+        Ok(Self(bytes.into()))
+    }
+}
+
 /// What `encode` takes: `str`, or `bytes` that may not be UTF-8.
 enum Source {
     Text(Text),
@@ -67,7 +87,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Source {
 }
 
 /// A lone surrogate is a `ValueError` that says where it is; other errors stay as they are.
-pub(crate) fn no_text(py: Python<'_>, error: PyErr) -> PyErr {
+fn no_text(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyUnicodeEncodeError>(py) {
         return error;
     }

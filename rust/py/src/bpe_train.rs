@@ -3,33 +3,11 @@
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyString;
 use tempa_core::bpe::{self, CountOptions, Pattern, TrainOptions};
 
 use crate::border::Offload;
-use crate::bpe::{Tokenizer, no_text};
+use crate::bpe::{Encoded, Tokenizer};
 use crate::error::to_python;
-
-/// The UTF-8 of a `str` for one call. `PyBackedStr` would leave it in the `str` for as long as that lives.
-struct Encoded(PyBackedBytes);
-
-impl AsRef<str> for Encoded {
-    fn as_ref(&self) -> &str {
-        // SAFETY: the bytes come from Python's own encoder to UTF-8 and nobody can change them.
-        unsafe { std::str::from_utf8_unchecked(&self.0) }
-    }
-}
-
-impl<'a, 'py> FromPyObject<'a, 'py> for Encoded {
-    type Error = PyErr;
-
-    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        let text = value.cast::<PyString>()?;
-        let bytes = text.encode_utf8().map_err(|error| no_text(value.py(), error))?;
-        Ok(Self(bytes.into()))
-    }
-}
 
 /// Counts of unique pieces, filled text by text. The lock lets `train` take them away.
 #[pyclass(frozen, module = "tempa._core")]

@@ -10,6 +10,7 @@ use tempa_core::Error;
 use tempa_core::shard::{self, Ids, ShardSet, WriterOptions};
 
 use crate::border::Offload;
+use crate::bpe::{Encoded, Tokenizer};
 
 /// Shards(directory): the open shards of a directory.
 #[pyclass(frozen, module = "tempa._core")]
@@ -120,6 +121,26 @@ impl ShardWriter {
     ) -> PyResult<()> {
         let (ids, offsets) = (ids.as_slice()?, offsets.as_slice()?);
         py.offload(|| self.with(|writer| writer.as_mut().ok_or_else(closed)?.add(ids, offsets)))
+    }
+
+    /// encode(tokenizer, texts, end=None, num_threads=None) -> (tokens, bytes): append texts as they are encoded.
+    #[pyo3(signature = (tokenizer, texts, end=None, num_threads=None))]
+    fn encode(
+        &self,
+        py: Python<'_>,
+        tokenizer: Py<Tokenizer>,
+        texts: Vec<Encoded>,
+        end: Option<u32>,
+        num_threads: Option<usize>,
+    ) -> PyResult<(usize, usize)> {
+        let tokenizer = &tokenizer.get().inner;
+        let num_tokens = py.offload_long(None, |monitor| {
+            self.with(|writer| {
+                let writer = writer.as_mut().ok_or_else(closed)?;
+                writer.encode(tokenizer, &texts, end, num_threads, monitor)
+            })
+        })?;
+        Ok((num_tokens, texts.iter().map(|text| text.as_ref().len()).sum()))
     }
 
     /// finish() -> (documents, tokens): put the directory under its name.

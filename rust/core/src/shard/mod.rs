@@ -24,6 +24,7 @@
 //! Opening a shard checks the header, the size of the file and the boundaries; [`Shard::verify`] reads the
 //! rest once and compares the checksum.
 
+mod encode;
 mod header;
 mod manifest;
 mod reader;

@@ -35,6 +35,7 @@ pub struct ShardWriter {
     options: WriterOptions,
     open: Option<OpenShard>,
     entries: Vec<ManifestEntry>,
+    num_documents: usize,
     finished: bool,
 }
 
@@ -63,8 +64,19 @@ impl ShardWriter {
             options,
             open: None,
             entries: Vec::new(),
+            num_documents: 0,
             finished: false,
         })
+    }
+
+    /// The tokenizer whose ids are written.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.options.fingerprint
+    }
+
+    /// Documents so far.
+    pub fn num_documents(&self) -> usize {
+        self.num_documents
     }
 
     /// Appends documents: document `i` is `ids[offsets[i]..offsets[i + 1]]`.
@@ -89,6 +101,7 @@ impl ShardWriter {
                 )?),
             };
             shard.push(&ids[document[0] as usize..document[1] as usize])?;
+            self.num_documents += 1;
             if shard.num_tokens() >= self.options.max_shard_tokens {
                 self.close_shard()?;
             }
