@@ -103,3 +103,10 @@ def test_wrong_input_is_one_line_that_names_the_file(corpus, tmp_path, capsys):
 def test_an_unknown_subcommand_suggests_the_nearest(capsys):
     assert command("cleen") == 2
     assert "did you mean 'clean'" in capsys.readouterr().err
+
+
+def test_curve_prints_the_probability_at_each_similarity(capsys):
+    assert command("curve", "--duplicates.threshold", 0.7) == 0
+    out = capsys.readouterr().out
+    assert "21 bands of 6 rows" in out
+    assert out.splitlines()[15].split() == ["0.70", "0.9278"]

@@ -67,12 +67,12 @@ def kept_places(texts, settings=None):
 def test_shingle_similarity_is_that_of_word_ngrams(corpus):
     for a, b in pairwise(corpus[:50]):
         mixed = b + " " + a[: len(a) // 2]
-        ours = [set(_core.shingle_set(text, 5).tolist()) for text in (a, mixed)]
+        ours = [set(_core.shingle_set(text, "words", 5).tolist()) for text in (a, mixed)]
         assert similarity(*ours) == pytest.approx(similarity(shingles_of(a), shingles_of(mixed)))
 
 
 def test_recall_is_that_of_the_s_curve_and_precision_is_one(corpus, shingles, original_of):
-    first = _core.near_duplicates(corpus, (0.8, 5, 16, 8, 0))
+    first, _ = _core.near_duplicates(corpus, Duplicates().options())
     found = [(i, int(j)) for i, j in enumerate(first) if i != j]
     assert all(similarity(shingles[i], shingles[j]) >= 0.8 for i, j in found)
     expected = np.mean([collision_probability(greatest) for greatest in original_of.values()])
@@ -94,7 +94,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(corpus, tmp_path):
     code = (
         "import sys; from tempa import _core\n"
         "texts = open(sys.argv[1]).read().split('\\n')\n"
-        "print(_core.near_duplicates(texts, (0.8, 5, 16, 8, 0)).tolist())\n"
+        "print(_core.near_duplicates(texts, (0.8, 'words', 5, 16, 8, 0, True))[0].tolist())\n"
         "print(_core.exact_duplicates(texts).tolist())"
     )
     results = {
@@ -129,6 +129,37 @@ def test_short_and_unspaced_texts_neither_all_collide_nor_all_vanish():
     assert kept_places(texts, Duplicates(threshold=0.7)) == [0, 1, 2, 3, 4, 6]
 
 
+def test_the_longest_or_the_best_is_kept_in_any_order(corpus):
+    text = corpus[0]
+    texts = [text, text + " and more", text + " but less so"]
+    for some in (texts, texts[::-1]):
+        kept = dedup(documents(some), Duplicates(keep="longest"))
+        assert [document.text for document in kept] == [texts[2]]
+        kept = dedup(documents(some), score=lambda document: -len(document.text))
+        assert [document.text for document in kept] == [texts[0]]
+
+
+def test_clusters_are_connected_duplicates(corpus):
+    kept, cluster = _core.near_duplicates(corpus, Duplicates().options())
+    assert (cluster[kept] == cluster).all()
+    assert (cluster <= np.arange(len(corpus))).all()
+    assert (cluster == kept).mean() > 0.9
+
+
+@pytest.mark.parametrize("unit", ["runs", "characters"])
+def test_other_units_compare_what_they_say(unit):
+    text = "The quick brown fox jumps over the lazy dog and runs into the deep dark wood beyond the hill."
+    texts = [text, text.upper(), text.replace(" ", "\n")]
+    found = {"runs": [0, 1], "characters": [0]}
+    assert kept_places(texts, Duplicates(exact=False, unit=unit)) == found[unit]
+
+
+def test_bands_are_chosen_for_the_threshold():
+    assert Duplicates(threshold=0.8).layout() == (16, 8)
+    assert Duplicates(threshold=0.5).layout() != (16, 8)
+    assert Duplicates(bands=9, rows=13).layout() == (9, 13)
+
+
 def test_white_space_only_copies_are_found(corpus):
     """Trap B1: two tools found none of these, because empty words shifted their shingles."""
     text = corpus[0]
@@ -159,7 +190,8 @@ def test_the_s_curve_is_the_formula():
 
 
 @pytest.mark.parametrize(
-    "change", [{"threshold": 0}, {"threshold": 1.5}, {"ngram": 0}, {"bands": 2000}, {"seed": -1}]
+    "change",
+    [{"threshold": 0}, {"threshold": 1.5}, {"ngram": 0}, {"bands": 5000}, {"bands": 8}, {"seed": -1}],
 )
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):

@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from tempa import config
 from tempa.cli.group import dispatch
 from tempa.cli.progress import WorkProgress
 from tempa.data.corpus import FUNNEL, build
 from tempa.data.documents import Document, corpus_files, read_documents, write_documents
-from tempa.data.duplicates import Duplicates, dedup
+from tempa.data.duplicates import Duplicates, collision_probability, dedup
 from tempa.data.funnel import FunnelReport, total_bytes
 from tempa.data.rules import Rules, clean
 from tempa.data.shards import write_shards
@@ -30,6 +31,7 @@ def main(name: str, argv: list[str]) -> int:
     commands = {
         "clean": (_clean, "one spelling, and quality rules that drop documents"),
         "dedup": (_dedup, "drop exact and near duplicates"),
+        "curve": (_curve, "how often pairs of each similarity are found"),
         "build": (_build, "clean, dedup, split, tokenise: everything that pretraining reads"),
         "encode": (_encode, "documents as they are to shards of ids"),
     }
@@ -71,6 +73,14 @@ class DedupConfig(Source):
     """What counts as a duplicate."""
     overwrite: bool = False
     """Replace an earlier file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveConfig:
+    """Settings of `tempa data curve`."""
+
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    """What counts as a duplicate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +161,22 @@ def _dedup(argv: list[str]) -> int:
 
         _write(settings.out, kept(), report, overwrite=settings.overwrite)
     return _show(report, f"{settings.out}, report in {_report_of(settings.out)}")
+
+
+def _curve(argv: list[str]) -> int:
+    settings = config.parse(
+        CurveConfig,
+        argv,
+        prog="tempa data curve",
+        description="Print the S-curve: the probability that a pair of each similarity is looked at.",
+    )
+    bands, rows = settings.duplicates.layout()
+    table = Table("similarity", "found", box=None, title=f"{bands} bands of {rows} rows")
+    for step in range(1, 21):
+        found = collision_probability(step / 20, bands=bands, rows=rows)
+        table.add_row(f"{step / 20:.2f}", f"{found:.4f}")
+    Console().print(table)
+    return 0
 
 
 def _build(argv: list[str]) -> int:

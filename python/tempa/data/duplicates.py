@@ -1,13 +1,14 @@
-"""Duplicates: documents that are equal, or nearly so, to one that came before.
+"""Duplicates: documents that are equal, or nearly so, to another.
 
-The first document in the given order is kept. Which ones are dropped does not depend on the number of
-threads.
+Which ones are dropped does not depend on the number of threads; with `keep="longest"` or a score, it does not
+depend on the order of the documents either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,33 +23,61 @@ class Duplicates:
     """What counts as a duplicate and how near ones are looked for.
 
     Near duplicates share at least `threshold` of their shingles (Jaccard similarity); a shingle is `ngram`
-    words in a row, case and punctuation apart. Candidates come from MinHash signatures of `bands * rows`
-    entries: a pair of similarity s is found with probability 1 - (1 - s^rows)^bands, then compared exactly.
+    units in a row. Candidates come from signatures of `bands * rows` entries: a pair of similarity s is found
+    with the probability 1 - (1 - s^rows)^bands, then compared exactly.
     """
 
     exact: bool = True
     """Drop texts that are equal but for case and white space."""
     near: bool = True
     """Drop texts that are similar."""
+    keep: Literal["first", "longest"] = "first"
+    """Which of several near duplicates is kept."""
     threshold: float = 0.8
     """Smallest similarity of near duplicates."""
+    unit: Literal["words", "runs", "characters"] = "words"
+    """Words (characters in scripts without spaces), runs between white space, or characters."""
     ngram: int = 5
-    """Words in a shingle; characters in scripts without spaces."""
-    bands: int = 16
+    """Units in a shingle."""
+    num_hashes: int = 128
+    """Most entries of a signature; bands and rows that are not given are chosen for the threshold."""
+    bands: int | None = None
     """More bands find more pairs."""
-    rows: int = 8
+    rows: int | None = None
     """More rows look at fewer pairs below the threshold."""
+    verify: bool = True
+    """Compare candidates exactly instead of trusting their signatures."""
     seed: int = 0
     """Chooses the hash functions."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be in (0, 1], got {self.threshold}")
-        for name in ("ngram", "bands", "rows"):
-            if not 1 <= getattr(self, name) <= 1024:
-                raise ValueError(f"{name} must be 1 to 1024, got {getattr(self, name)}")
+        for name, most in (("ngram", 1024), ("num_hashes", 4096), ("bands", 4096), ("rows", 4096)):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"{name} must be 1 to {most}, got {value}")
+        if (self.bands is None) != (self.rows is None):
+            raise ValueError("give both bands and rows, or neither")
+        if self.bands and self.rows and self.bands * self.rows > 4096:
+            raise ValueError(f"bands * rows must be at most 4096, got {self.bands * self.rows}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be 0 to 2^64 - 1, got {self.seed}")
+
+    def layout(self) -> tuple[int, int]:
+        """Bands and rows: those given, or those with the smallest error for the threshold.
+
+        >>> Duplicates(threshold=0.8).layout()
+        (16, 8)
+        """
+        if self.bands is None or self.rows is None:
+            return _core.choose_bands(self.threshold, self.num_hashes)
+        return self.bands, self.rows
+
+    def options(self) -> tuple[float, str, int, int, int, int, bool]:
+        """What the core needs."""
+        bands, rows = self.layout()
+        return self.threshold, self.unit, self.ngram, bands, rows, self.seed, self.verify
 
 
 def collision_probability(similarity: float, *, bands: int = 16, rows: int = 8) -> float:
@@ -64,6 +93,7 @@ def dedup(
     documents: Iterable[Document],
     settings: Duplicates | None = None,
     *,
+    score: Callable[[Document], float] | None = None,
     report: FunnelReport | None = None,
     progress: Callable[[str, int], object] | None = None,
 ) -> list[Document]:
@@ -72,6 +102,7 @@ def dedup(
     Args:
         documents: Held in memory while they are compared.
         settings: What counts as a duplicate.
+        score: The near duplicate with the greatest score is kept, whatever `settings.keep` says.
         report: Gets a stage named "dedup" with the rules "exact" and "near".
         progress: Called with ("exact" or "near", bytes done).
 
@@ -92,8 +123,10 @@ def dedup(
         kept = _without_duplicates("exact", kept, first, stage)
     if settings.near:
         texts = [document.text for document in kept]
-        options = (settings.threshold, settings.ngram, settings.bands, settings.rows, settings.seed)
-        first = _core.near_duplicates(texts, options, lambda done: call("near", done))
+        scores = np.array([score(document) for document in kept], np.float64) if score else None
+        first, _ = _core.near_duplicates(
+            texts, settings.options(), settings.keep, scores, lambda done: call("near", done)
+        )
         kept = _without_duplicates("near", kept, first, stage)
     for document in kept:
         stage.keep(utf8_bytes(document.text))

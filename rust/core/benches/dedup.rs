@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tempa_core::dedup::{
-    MinHash, NearOptions, content_hash, jaccard, near_duplicates, shingle_set, shingles,
+    Keep, NearOptions, Shingler, Shingles, Sketcher, Unit, content_hash, jaccard, near_duplicates,
+    shingle_set,
 };
 use tempa_core::text::{RULES, for_each_word, normalize, verdict};
 use tempa_core::{Monitor, Result};
@@ -34,13 +35,25 @@ fn run(c: &mut Criterion) -> Result<()> {
         b.iter(|| texts.iter().filter(|text| verdict(black_box(text), &accept_all).is_some()).count());
     });
     group.bench_function("content hash", |b| b.iter(|| content_hash(black_box(&all))));
-    group.bench_function("shingles", |b| b.iter(|| shingles(black_box(&all), 5).len()));
-    let (hashed, minhash) = (shingles(&all, 5), MinHash::new(128, 0));
-    group.bench_function("sign 128", |b| b.iter(|| minhash.sign(black_box(&hashed))));
-    group.bench_function("near duplicates", |b| {
-        b.iter(|| near_duplicates(black_box(&texts), &NearOptions::default(), &Monitor::default()));
+    let shingler = NearOptions::default().shingler;
+    let mut shingles = Shingles::default();
+    for unit in Unit::ALL {
+        let shingler = Shingler { unit, ..shingler };
+        group.bench_function(format!("shingles of {}", unit.name()), |b| {
+            b.iter(|| shingles.of(black_box(&all), shingler).len());
+        });
+    }
+    let (sketcher, mut minima, mut signature) = (Sketcher::new(128, 0), Vec::new(), vec![0; 128]);
+    let hashed = shingles.of(&all, shingler).to_vec();
+    group.bench_function("sign 128", |b| {
+        b.iter(|| sketcher.sign(black_box(&hashed), &mut minima, &mut signature));
     });
-    let (first, second) = (shingle_set(&all, 5), shingle_set(&all[all.len() / 3..], 5));
+    group.bench_function("near duplicates", |b| {
+        b.iter(|| {
+            near_duplicates(black_box(&texts), &NearOptions::default(), Keep::First, &Monitor::default())
+        });
+    });
+    let (first, second) = (shingle_set(&all, shingler), shingle_set(&all[all.len() / 3..], shingler));
     group.throughput(Throughput::Elements((first.len() + second.len()) as u64));
     group.bench_function("jaccard", |b| b.iter(|| jaccard(black_box(&first), black_box(&second))));
     group.finish();

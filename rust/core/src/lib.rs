@@ -12,6 +12,7 @@ pub mod error;
 mod exp;
 pub mod grade;
 pub mod kv;
+mod masks;
 pub mod monitor;
 pub mod pack;
 pub mod ragged;

@@ -33,7 +33,9 @@ mod _core {
     #[pymodule_export]
     use chat::render_chats;
     #[pymodule_export]
-    use dedup::{collision_probability, content_hashes, exact_duplicates, near_duplicates, shingle_set};
+    use dedup::{
+        choose_bands, collision_probability, content_hashes, exact_duplicates, near_duplicates, shingle_set,
+    };
     #[pymodule_export]
     use error::TempaError;
     #[pymodule_export]

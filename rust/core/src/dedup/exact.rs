@@ -4,25 +4,12 @@ use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::text::normalize;
+use crate::text::fold;
 use crate::{Monitor, Result};
 
-/// 128 bits that name a text: of its normal form in lower case, with one space for each run of white space.
+/// 128 bits that name a text as [`fold`] spells it.
 pub fn content_hash(text: &str) -> u128 {
-    let normal = normalize(text);
-    let mut key = String::with_capacity(normal.len());
-    for word in normal.split_whitespace() {
-        if !key.is_empty() {
-            key.push(' ');
-        }
-        key.push_str(word);
-    }
-    if key.is_ascii() {
-        key.make_ascii_lowercase();
-    } else {
-        key = key.to_lowercase();
-    }
-    xxh3_128(key.as_bytes())
+    xxh3_128(fold(text).as_bytes())
 }
 
 /// For each text the place of the first one with the same content. The monitor counts bytes of text.

@@ -1,16 +1,20 @@
-//! Exact and near duplicates, first come, first kept.
+//! Exact and near duplicates.
 //!
-//! Both functions return, for each text, the place of the text that stands for it: its own if it is kept. The
-//! result is a function of the texts in their order, for any number of threads.
+//! All functions return, for each text, the place of the text that stands for it: its own if it is kept. The result
+//! is a function of the texts in their order, for any number of threads.
 
+mod bands;
+mod compare;
 mod exact;
-mod minhash;
 mod near;
 mod shingle;
+mod signatures;
+mod sketch;
 mod union_find;
 
+pub use bands::Bands;
 pub use exact::{content_hash, exact_duplicates};
-pub use minhash::{MinHash, agreement};
-pub use near::{NearOptions, collision_probability, near_duplicates};
-pub use shingle::{jaccard, shingle_set, shingles};
+pub use near::{Duplicates, Keep, NearOptions, near_duplicates};
+pub use shingle::{Shingler, Shingles, Unit, jaccard, shingle_set};
+pub use sketch::{Sketcher, agreement};
 pub use union_find::UnionFind;

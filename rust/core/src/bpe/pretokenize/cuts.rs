@@ -1,11 +1,9 @@
 //! The ends of pieces, many at a time.
 
 use super::Pattern;
-#[cfg(target_arch = "x86_64")]
-use super::classify::{Avx2, Avx512};
-use super::classify::{Classify, Portable};
 use super::scalar::Scan;
-use super::window::{Bits, WIDTH, Window};
+use super::window::Window;
+use crate::masks::{Bits, Classify, WIDTH, Work, best};
 
 /// Where a text is cut.
 pub(in crate::bpe) struct Cuts<'t> {
@@ -38,44 +36,7 @@ impl<'t> Cuts<'t> {
 
     /// Replaces [`Cuts::ends`] by the next ones.
     pub(in crate::bpe) fn advance(&mut self) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512vbmi")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("bmi2")
-                && is_x86_feature_detected!("lzcnt")
-            {
-                // SAFETY: just detected.
-                return unsafe { self.fill_avx512() };
-            }
-            if is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("bmi2")
-                && is_x86_feature_detected!("lzcnt")
-            {
-                // SAFETY: just detected.
-                return unsafe { self.fill_avx2() };
-            }
-        }
-        // SAFETY: it needs no instructions.
-        unsafe { self.fill::<Portable>() }
-    }
-
-    /// # Safety
-    /// The processor has these instructions.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1,bmi2,lzcnt,popcnt")]
-    unsafe fn fill_avx512(&mut self) {
-        // SAFETY: as above.
-        unsafe { self.fill::<Avx512>() }
-    }
-
-    /// # Safety
-    /// The processor has these instructions.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    unsafe fn fill_avx2(&mut self) {
-        // SAFETY: as above.
-        unsafe { self.fill::<Avx2>() }
+        best(Fill(self));
     }
 
     /// # Safety
@@ -140,6 +101,19 @@ impl<'t> Cuts<'t> {
     }
 }
 
+/// [`Cuts::advance`] as work for the instructions of this processor.
+struct Fill<'a, 't>(&'a mut Cuts<'t>);
+
+impl Work for Fill<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<C: Classify>(self) {
+        // SAFETY: the caller's.
+        unsafe { self.0.fill::<C>() }
+    }
+}
+
 /// A pattern in both of its forms.
 trait Rule {
     /// Where pieces start in a window.
@@ -194,6 +168,9 @@ const PADDING: u8 = b'\t';
 mod tests {
     use super::*;
     use crate::bpe::pretokenize::tests::tricky;
+    #[cfg(target_arch = "x86_64")]
+    use crate::masks::Avx2;
+    use crate::masks::Portable;
     use proptest::prelude::*;
 
     /// All ends by windows that are classified by `C`, and by the scanner of one piece at a time.

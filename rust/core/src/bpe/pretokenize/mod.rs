@@ -4,14 +4,13 @@
 //! as logic on windows of 64 bytes that gives many cuts at once. The expressions themselves are kept as the
 //! reference that the tests compare with and as the names that tokenizer files use.
 
-mod classify;
 mod cuts;
 mod scalar;
 mod window;
 
 pub(super) use cuts::Cuts;
-pub(super) use window::{Bits, below};
 
+pub(super) use crate::masks::{Bits, below};
 use crate::{Error, Result};
 
 /// How text is cut before merging.

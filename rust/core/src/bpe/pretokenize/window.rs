@@ -7,28 +7,7 @@
 
 use super::scalar::{Scan, contraction, contraction_any_case};
 use crate::bpe::unicode::Class;
-
-/// Bytes in a window.
-pub(super) const WIDTH: usize = 64;
-
-/// One bit for each byte of a window.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Ascii {
-    pub(super) upper: u64,
-    pub(super) lower: u64,
-    pub(super) number: u64,
-    pub(super) space: u64,
-    /// `\r` and `\n`.
-    pub(super) newline: u64,
-    /// U+0020.
-    pub(super) blank: u64,
-    pub(super) apostrophe: u64,
-    pub(super) slash: u64,
-    /// Bytes of characters beyond ASCII.
-    pub(super) wide: u64,
-    /// Bytes of characters beyond ASCII that are not the first.
-    pub(super) tail: u64,
-}
+use crate::masks::{Ascii, Bits, WIDTH, after, below, firsts, onward};
 
 /// The kinds of character in a window, without any bit from `len` on unless the text ends there.
 pub(super) struct Window {
@@ -51,44 +30,6 @@ pub(super) struct Window {
     apostrophe: u64,
     slash: u64,
     tail: u64,
-}
-
-/// The bits below `len`, which is at most 64.
-#[inline(always)]
-pub(in crate::bpe) fn below(len: usize) -> u64 {
-    if len >= WIDTH { u64::MAX } else { (1 << len) - 1 }
-}
-
-/// The first bit of each run.
-#[inline(always)]
-fn firsts(runs: u64) -> u64 {
-    runs & !(runs << 1)
-}
-
-/// The bits of `runs` from each bit of `from` to the end of its run; `from` lies in `runs`.
-#[inline(always)]
-fn onward(runs: u64, from: u64) -> u64 {
-    runs & !runs.wrapping_add(from)
-}
-
-/// The bit after each run, for the runs that start at `from`.
-#[inline(always)]
-fn after(runs: u64, from: u64) -> u64 {
-    runs.wrapping_add(from) & !runs
-}
-
-/// The bits that are set, from the lowest.
-pub(in crate::bpe) struct Bits(pub(in crate::bpe) u64);
-
-impl Iterator for Bits {
-    type Item = usize;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<usize> {
-        let bit = (self.0 != 0).then(|| self.0.trailing_zeros() as usize);
-        self.0 &= self.0.wrapping_sub(1);
-        bit
-    }
 }
 
 impl Window {

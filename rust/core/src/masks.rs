@@ -1,9 +1,69 @@
-//! The kinds of 64 bytes, as masks: by AVX-512 or AVX2 when the processor has it, else eight bytes at a time.
+//! Sixty-four bytes of text at once: masks with one bit a byte, and which bytes are of which kind.
+//!
+//! Bytes are classified by AVX-512 or AVX2 when the processor has it, else eight at a time; the masks are equal.
 
-use super::window::{Ascii, WIDTH};
+/// Bytes in a window.
+pub(crate) const WIDTH: usize = 64;
+
+/// One bit for each byte of a window.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ascii {
+    pub(crate) upper: u64,
+    pub(crate) lower: u64,
+    pub(crate) number: u64,
+    pub(crate) space: u64,
+    /// `\r` and `\n`.
+    pub(crate) newline: u64,
+    /// U+0020.
+    pub(crate) blank: u64,
+    pub(crate) apostrophe: u64,
+    pub(crate) slash: u64,
+    /// Bytes of characters beyond ASCII.
+    pub(crate) wide: u64,
+    /// Bytes of characters beyond ASCII that are not the first.
+    pub(crate) tail: u64,
+}
+
+/// The bits below `len`, which is at most 64.
+#[inline(always)]
+pub(crate) fn below(len: usize) -> u64 {
+    if len >= WIDTH { u64::MAX } else { (1 << len) - 1 }
+}
+
+/// The first bit of each run.
+#[inline(always)]
+pub(crate) fn firsts(runs: u64) -> u64 {
+    runs & !(runs << 1)
+}
+
+/// The bits of `runs` from each bit of `from` to the end of its run; `from` lies in `runs`.
+#[inline(always)]
+pub(crate) fn onward(runs: u64, from: u64) -> u64 {
+    runs & !runs.wrapping_add(from)
+}
+
+/// The bit after each run, for the runs that start at `from`.
+#[inline(always)]
+pub(crate) fn after(runs: u64, from: u64) -> u64 {
+    runs.wrapping_add(from) & !runs
+}
+
+/// The bits that are set, from the lowest.
+pub(crate) struct Bits(pub(crate) u64);
+
+impl Iterator for Bits {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        let bit = (self.0 != 0).then(|| self.0.trailing_zeros() as usize);
+        self.0 &= self.0.wrapping_sub(1);
+        bit
+    }
+}
 
 /// One way to classify bytes.
-pub(super) trait Classify {
+pub(crate) trait Classify {
     /// The masks of 64 bytes.
     ///
     /// # Safety
@@ -43,7 +103,7 @@ static KINDS: [u8; 128] = {
 };
 
 /// For any processor.
-pub(super) struct Portable;
+pub(crate) struct Portable;
 
 impl Classify for Portable {
     #[inline(always)]
@@ -75,7 +135,37 @@ impl Classify for Portable {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+/// Work that is compiled for each way to classify bytes.
+pub(crate) trait Work {
+    /// What it gives.
+    type Output;
+
+    /// Does the work; inlined into functions that may use the instructions of `C`.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `C`.
+    unsafe fn run<C: Classify>(self) -> Self::Output;
+}
+
+/// Does the work with the best instructions of this processor.
+#[inline]
+pub(crate) fn best<W: Work>(work: W) -> W::Output {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if x86::has_avx512() {
+            // SAFETY: just detected.
+            return unsafe { x86::by_avx512(work) };
+        }
+        if x86::has_avx2() {
+            // SAFETY: just detected.
+            return unsafe { x86::by_avx2(work) };
+        }
+    }
+    // SAFETY: it needs no instructions.
+    unsafe { work.run::<Portable>() }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
 pub(super) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
@@ -83,10 +173,45 @@ mod x86 {
     #[allow(clippy::wildcard_imports)]
     use std::arch::x86_64::*;
 
-    use super::{Ascii, Classify, KINDS, WIDTH};
+    use super::{Ascii, Classify, KINDS, WIDTH, Work};
+
+    /// Whether [`by_avx512`] may be called.
+    #[inline]
+    pub(super) fn has_avx512() -> bool {
+        is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+    }
+
+    /// Whether [`by_avx2`] may be called.
+    #[inline]
+    pub(super) fn has_avx2() -> bool {
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+    }
+
+    /// # Safety
+    /// [`has_avx512`]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
+    pub(super) unsafe fn by_avx512<W: Work>(work: W) -> W::Output {
+        // SAFETY: the caller's.
+        unsafe { work.run::<Avx512>() }
+    }
+
+    /// # Safety
+    /// [`has_avx2`]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    pub(super) unsafe fn by_avx2<W: Work>(work: W) -> W::Output {
+        // SAFETY: the caller's.
+        unsafe { work.run::<Avx2>() }
+    }
 
     /// Needs AVX-512 F, BW and VBMI.
-    pub(in super::super) struct Avx512;
+    pub(crate) struct Avx512;
 
     impl Classify for Avx512 {
         #[inline]
@@ -120,7 +245,7 @@ mod x86 {
     const FIRST_LEAD: i8 = 0xc0_u8 as i8;
 
     /// Needs AVX2.
-    pub(in super::super) struct Avx2;
+    pub(crate) struct Avx2;
 
     impl Classify for Avx2 {
         #[inline]
