@@ -19,6 +19,19 @@ pub(super) const MAX_IDS: usize = 3;
 #[repr(C, align(64))]
 struct Set([Slot; 2]);
 
+impl Set {
+    /// A slot without a piece; the first slot is filled first.
+    #[inline]
+    fn free(&self) -> Option<usize> {
+        self.0.iter().position(|slot| slot.key == 0)
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.0[1].key != 0
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 struct Slot {
@@ -34,7 +47,7 @@ pub(super) struct Ids {
     pub(super) len: u32,
 }
 
-/// Each piece has one set to be in.
+/// Each piece has one set to be in, and the one beside it when that is full.
 #[derive(Debug)]
 pub(super) struct PieceCache {
     sets: Pages<Set>,
@@ -73,6 +86,12 @@ impl Key {
         Some(Self { packed, set })
     }
 
+    /// The set beside the piece's own.
+    #[inline]
+    fn other(self) -> usize {
+        self.set ^ 1
+    }
+
     /// Whether this is the default.
     #[inline(always)]
     pub(super) fn is_none(self) -> bool {
@@ -98,7 +117,7 @@ impl PieceCache {
         unsafe { self.sets.get_unchecked(key.set) }
     }
 
-    /// The ids of a piece, if they are here.
+    /// The ids of a piece, if they are in its own set.
     #[inline(always)]
     pub(super) fn get(&mut self, key: Key) -> Option<Ids> {
         let Set([first, second]) = self.set(key);
@@ -114,81 +133,39 @@ impl PieceCache {
         ids
     }
 
-    /// Remembers the ids of a piece, or that they are more than fit here.
+    /// Brings the other set near that a piece can be in, if it can.
     #[inline]
-    pub(super) fn put(&mut self, key: Key, ids: &[u32]) {
-        let mut known = Ids { ids: [0; MAX_IDS], len: ELSEWHERE };
-        if let Some(first) = known.ids.get_mut(..ids.len()) {
-            first.copy_from_slice(ids);
-            known.len = ids.len() as u32;
-        }
-        let Set([_, newest]) = &mut self.sets[key.set];
-        *newest = Slot { key: key.packed, ids: known };
-    }
-}
-
-/// A number of ids that says that a [`LongCache`] may have them.
-pub(super) const ELSEWHERE: u32 = u32::MAX;
-
-/// Pieces that do not fit a [`PieceCache`]: longer ones, and those of more ids.
-#[derive(Debug)]
-pub(super) struct LongCache {
-    slots: Pages<LongSlot>,
-}
-
-/// 8 MiB of slots.
-const NUM_LONG: usize = 1 << 16;
-/// Longest piece and most ids of a slot, which takes two cache lines.
-const MAX_LONG_BYTES: usize = 62;
-pub(super) const MAX_LONG_IDS: usize = 16;
-
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct LongSlot {
-    /// 0 in a slot that holds nothing.
-    num_bytes: u8,
-    num_ids: u8,
-    bytes: [u8; MAX_LONG_BYTES],
-    ids: [u32; MAX_LONG_IDS],
-}
-
-impl LongCache {
-    pub(super) fn new() -> Self {
-        Self { slots: Pages::zeroed(NUM_LONG) }
-    }
-
-    #[inline]
-    fn place(piece: &[u8]) -> usize {
-        hash::bytes(piece) as usize % NUM_LONG
-    }
-
-    /// Brings the place of a piece near, for a later [`LongCache::get`].
-    #[inline]
-    pub(super) fn prefetch(&self, piece: &[u8]) {
-        if piece.len() <= MAX_LONG_BYTES {
-            prefetch(&self.slots[Self::place(piece)]);
+    pub(super) fn prefetch_other(&self, key: Key) {
+        if self.set(key).is_full() {
+            prefetch(&self.sets[key.other()]);
         }
     }
 
-    /// The ids of a piece, if they are here.
+    /// The ids of a piece, if they are in the other set. It changes places with one of its own set.
     #[inline]
-    pub(super) fn get(&self, piece: &[u8]) -> Option<&[u32]> {
-        if piece.len() > MAX_LONG_BYTES {
+    pub(super) fn get_other(&mut self, key: Key) -> Option<Ids> {
+        if key.is_none() || !self.set(key).is_full() {
             return None;
         }
-        let slot = &self.slots[Self::place(piece)];
-        let is_here = slot.num_bytes as usize == piece.len() && &slot.bytes[..piece.len()] == piece;
-        is_here.then(|| &slot.ids[..slot.num_ids as usize])
+        let at = self.sets[key.other()].0.iter().position(|slot| slot.key == key.packed)?;
+        let found = self.sets[key.other()].0[at];
+        self.sets[key.other()].0[at] = self.sets[key.set].0[1];
+        self.sets[key.set].0[1] = found;
+        Some(found.ids)
     }
 
-    /// Remembers the ids of a piece if both fit, in place of what was there.
-    pub(super) fn put(&mut self, piece: &[u8], ids: &[u32]) {
-        if piece.len() <= MAX_LONG_BYTES && ids.len() <= MAX_LONG_IDS {
-            let slot = &mut self.slots[Self::place(piece)];
-            (slot.num_bytes, slot.num_ids) = (piece.len() as u8, ids.len() as u8);
-            slot.bytes[..piece.len()].copy_from_slice(piece);
-            slot.ids[..ids.len()].copy_from_slice(ids);
+    /// Remembers the ids of a piece, unless they or the piece are too long.
+    #[inline]
+    pub(super) fn put(&mut self, key: Key, ids: &[u32]) {
+        if key.is_none() {
+            return;
         }
+        let mut known = Ids { ids: [0; MAX_IDS], len: ids.len() as u32 };
+        let Some(first) = known.ids.get_mut(..ids.len()) else { return };
+        first.copy_from_slice(ids);
+        let free = [key.set, key.other()].into_iter().find_map(|set| Some((set, self.sets[set].free()?)));
+        let (set, slot) = free.unwrap_or((key.set, 1));
+        self.sets[set].0[slot] = Slot { key: key.packed, ids: known };
     }
 }
 
@@ -216,22 +193,6 @@ mod tests {
             });
             prop_assert_eq!(key(&piece).packed, expected.unwrap_or(u128::MAX));
             prop_assert_eq!(key(&piece).is_none(), expected.is_none());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn long_pieces_are_found_with_their_ids(
-            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..70), 1..20),
-        ) {
-            let mut cache = LongCache::new();
-            let ids_of = |piece: &[u8]| piece.iter().step_by(4).map(|&byte| byte.into()).collect::<Vec<u32>>();
-            for piece in &pieces {
-                prop_assert!(cache.get(piece).is_none_or(|ids| ids == ids_of(piece)));
-                cache.put(piece, &ids_of(piece));
-                let expected = (piece.len() <= MAX_LONG_BYTES).then(|| ids_of(piece));
-                prop_assert_eq!(cache.get(piece).map(<[u32]>::to_vec), expected);
-            }
         }
     }
 

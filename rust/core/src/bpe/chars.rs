@@ -11,12 +11,11 @@ use rustc_hash::FxHashMap;
 
 use super::merges::Merges;
 use super::pages::Pages;
+use super::tokenizer::NO_TOKEN;
 use super::vocab::Vocab;
 
 /// Code points with an entry: all but the rarest planes.
 const NUM_CHARS: usize = 0x1_0000;
-/// Most tokens of a character with an entry: its bytes.
-const MAX_TOKENS: usize = 3;
 
 /// What is beside a character, as far as it decides which rules could join the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +88,7 @@ impl Boundaries {
 
     /// The tokens that a character becomes on its own, given its bytes as tokens, and beside what it is open.
     fn close(&self, merges: &Merges, mut tokens: Vec<u32>) -> (Vec<u32>, Open) {
-        let mut open = if self.is_ordered { Open::default() } else { Open { before: !0, after: !0 } };
+        let mut open = if self.is_ordered { Open::default() } else { Open { before: EVERY, after: EVERY } };
         let mut last_rank = 0;
         while let Some((rank, at)) = merges.first(&tokens) {
             if at == 0 {
@@ -129,14 +128,47 @@ struct Open {
     after: u8,
 }
 
-/// What is known of a character.
+/// All neighbours.
+const EVERY: u8 = (1 << Beside::COUNT) - 1;
+
+/// What is known of a character, in one word, as many are in use: the tokens, and beside what it is open. Zero until
+/// it is known.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Entry {
-    tokens: [u32; MAX_TOKENS],
-    /// 0 until it is known.
-    num_tokens: u16,
-    open: Open,
+#[repr(transparent)]
+struct Entry(u64);
+
+impl Entry {
+    /// The lowest bits: the number of tokens, at most two, or this for characters that are taken as bytes.
+    const COUNT: u64 = 3;
+    const AS_BYTES: u64 = 3;
+    const BEFORE: u32 = 8;
+    const AFTER: u32 = 12;
+    const FIRST: u32 = 20;
+    const SECOND: u32 = 42;
+    const ID: u64 = (1 << 22) - 1;
+
+    fn new(tokens: &[u32], open: Open) -> Self {
+        if tokens.len() > 2 || tokens.contains(&NO_TOKEN) {
+            return Self(Self::AS_BYTES);
+        }
+        let id = |at: usize| tokens.get(at).map_or(0, |&id| u64::from(id));
+        let open = u64::from(open.before) << Self::BEFORE | u64::from(open.after) << Self::AFTER;
+        Self(tokens.len() as u64 | open | id(0) << Self::FIRST | id(1) << Self::SECOND)
+    }
+
+    fn is_known(self) -> bool {
+        self.0 != 0
+    }
+
+    /// The tokens and their number, unless they may not stand for the character between such neighbours.
+    #[inline]
+    fn tokens(self, before: u8, after: u8) -> Option<([u32; 2], usize)> {
+        let beside = u64::from(before) << Self::BEFORE | u64::from(after) << Self::AFTER;
+        let count = self.0 & Self::COUNT;
+        let id = |shift: u32| (self.0 >> shift & Self::ID) as u32;
+        (self.0 & beside == 0 && count != Self::AS_BYTES)
+            .then(|| ([id(Self::FIRST), id(Self::SECOND)], count as usize))
+    }
 }
 
 /// The tokens of characters, found when first asked for.
@@ -159,6 +191,11 @@ impl CharTokens {
         merges: &Merges,
         ids: &mut Vec<u32>,
     ) {
+        if piece.is_ascii() {
+            ids.extend(piece.iter().map(|&byte| byte_tokens[byte as usize]));
+            return;
+        }
+        ids.reserve(piece.len());
         let mut rest = piece;
         let mut before = 0;
         while let [first, after @ ..] = rest {
@@ -171,16 +208,18 @@ impl CharTokens {
             let (bytes, after) = rest.split_at(len);
             let as_bytes = || bytes.iter().map(|&byte| byte_tokens[byte as usize]);
             let entry = &mut self.entries[code];
-            if entry.num_tokens == 0 {
+            if !entry.is_known() {
                 let (tokens, open) = boundaries.close(merges, as_bytes().collect());
-                entry.tokens[..tokens.len()].copy_from_slice(&tokens);
-                (entry.num_tokens, entry.open) = (tokens.len() as u16, open);
+                *entry = Entry::new(&tokens, open);
             }
             let next = after.first().map_or(0, |&byte| 1 << Beside::of(byte) as u8);
-            if (entry.open.before & before) | (entry.open.after & next) == 0 {
-                ids.extend_from_slice(&entry.tokens[..entry.num_tokens as usize]);
-            } else {
-                ids.extend(as_bytes());
+            match entry.tokens(before, next) {
+                Some((tokens, count)) => {
+                    // A copy of fixed length and a cut are cheaper than a copy of either length.
+                    ids.extend(tokens);
+                    ids.truncate(ids.len() + count - tokens.len());
+                }
+                None => ids.extend(as_bytes()),
             }
             before = 1 << Beside::Wide as u8;
             rest = after;

@@ -11,10 +11,10 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use super::merges::{Merge, Merges, NO_RULE};
-use super::short::{self, Short};
+use super::short::{self, Group, MAX_IDS};
 
 /// Ids from the start of a short window to that of the next; those they share have room for several usual tokens.
-const STRIDE: usize = Short::MAX_IDS - 24;
+const STRIDE: usize = MAX_IDS - 24;
 
 /// Ids merged at a time where tokens are too long for short windows, such as those of many spaces, and how many of
 /// them two windows share.
@@ -43,7 +43,7 @@ pub(super) fn merge(merges: &Merges, ids: &mut Vec<u32>, start: usize, work: &mu
 /// Whether the start repeats a few symbols: most of its windows will be equal, and its tokens may be long.
 fn is_periodic(symbols: &[u32]) -> bool {
     let start = &symbols[..symbols.len().min(LARGE.window)];
-    start.len() > Short::MAX_IDS && (1..=8).any(|period| start[period..] == start[..start.len() - period])
+    start.len() > MAX_IDS && (1..=8).any(|period| start[period..] == start[..start.len() - period])
 }
 
 /// Appends the ids of all symbols; or nothing, and false, where two windows do not agree. Windows start anywhere, so
@@ -52,14 +52,13 @@ fn by_short_windows(merges: &Merges, symbols: &[u32], work: &mut Work, ids: &mut
     let start = ids.len();
     let Work { short, current, following, .. } = work;
     let mut taken = 0;
-    let last = symbols.len().saturating_sub(Short::MAX_IDS).div_ceil(STRIDE);
+    let last = symbols.len().saturating_sub(MAX_IDS).div_ceil(STRIDE);
     for first in (0..=last).step_by(short::SIDE_BY_SIDE) {
         let windows = first..(first + short::SIDE_BY_SIDE).min(last + 1);
-        let symbols_of = |at: usize| &symbols[at..symbols.len().min(at + Short::MAX_IDS)];
+        let symbols_of = |at: usize| &symbols[at..symbols.len().min(at + MAX_IDS)];
         short.clear();
-        short.extend(windows.clone().map(|window| Short::new(symbols_of(window * STRIDE))));
-        short::merge(short, merges);
-        for (window, piece) in windows.zip(&*short) {
+        windows.clone().for_each(|window| short.add(symbols_of(window * STRIDE)));
+        for (window, piece) in windows.zip(short.merge(merges)) {
             let from = window * STRIDE;
             following.clear();
             following
@@ -249,7 +248,7 @@ pub(super) struct Work {
     links: Vec<Link>,
     buffer: Vec<u32>,
     symbols: Vec<u32>,
-    short: Vec<Short>,
+    short: Group<MAX_IDS>,
     current: Vec<Token>,
     following: Vec<Token>,
 }

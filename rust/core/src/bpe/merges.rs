@@ -1,5 +1,7 @@
 //! The merge rules, found by pair.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::pages::{Pages, prefetch};
 use crate::{Error, Result};
 
@@ -18,23 +20,83 @@ pub struct Merge {
 const ID_BITS: u32 = 21;
 const RANK_BITS: u32 = 22;
 const RANK: u64 = (1 << RANK_BITS) - 1;
-/// A slot without a rule: no pair of ids is that large.
+/// No id: what has no token looks like this here.
+const NO_ID: u32 = (1 << ID_BITS) - 1;
+/// A slot without a rule.
 const FREE: u64 = u64::MAX;
 /// The rank of a pair without a rule; any rule comes first.
 pub(super) const NO_RULE: u32 = u32::MAX;
+
+#[inline(always)]
+fn hash(key: u64) -> u64 {
+    key.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// The place of a hash in a table of `len`, a power of two: its highest bits.
+#[inline(always)]
+fn home(hash: u64, len: usize) -> usize {
+    ((u128::from(hash) * len as u128) >> 64) as usize
+}
+
+/// Two bits from the middle of a hash, apart from those that say the place.
+#[inline(always)]
+fn two_bits(hash: u64) -> u64 {
+    1 << (hash >> 20 & 63) | 1 << (hash >> 26 & 63)
+}
 
 /// The rules with a flat hash table from pair to rank.
 #[derive(Debug)]
 pub(super) struct Merges {
     list: Vec<Merge>,
-    /// What each rule makes, apart from the rest: this part is read at every merge.
-    news: Vec<u32>,
-    /// Open addressing with linear probing at most half full: a pair of ids and its rank in one word.
-    slots: Pages<u64>,
-    /// Brings a product down to a slot number.
-    shift: u32,
+    news: News,
+    /// Two bits of a word for each pair with a rule. Most pairs that are asked for have none, and this table is
+    /// small enough to stay in a near cache.
+    filter: Pages<u64>,
+    /// A pair of ids and its rank in one word, in the line of its hash or, if that is full, in one of the next.
+    lines: Pages<Line>,
     /// The ranks of pairs of ids below 256, usually the bytes, where most merging starts.
     small: Pages<u32>,
+}
+
+/// What each rule makes, apart from the rest: this is read at every merge.
+#[derive(Debug)]
+enum News {
+    /// In most vocabularies the ids of the rules follow each other.
+    From(u32),
+    Each(Vec<u32>),
+}
+
+impl News {
+    fn of(list: &[Merge]) -> Self {
+        let first = list.first().map_or(0, |rule| rule.new);
+        if list.iter().zip(first..).all(|(rule, new)| rule.new == new) {
+            Self::From(first)
+        } else {
+            Self::Each(list.iter().map(|rule| rule.new).collect())
+        }
+    }
+}
+
+/// One line of a cache.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u64; 8]);
+
+impl Line {
+    const EMPTY: Self = Self([FREE; 8]);
+
+    /// The rank of a pair, or no rank.
+    #[inline(always)]
+    fn rank(&self, key: u64) -> u64 {
+        // Without the right key, which no other slot has, the rank is all that is left.
+        self.0.iter().fold(u64::MAX, |lowest, slot| lowest.min(slot ^ key << RANK_BITS))
+    }
+
+    /// Filled from the front.
+    #[inline(always)]
+    fn is_full(&self) -> bool {
+        self.0[7] != FREE
+    }
 }
 
 /// Ids in the table of small ones.
@@ -51,30 +113,40 @@ impl Merges {
     /// [`Error::Value`] if two rules have the same pair, as only one of the ranks could count, or if there are
     /// more rules or ids than this tokenizer has room for.
     pub(super) fn new(list: Vec<Merge>) -> Result<Self> {
-        let len = (2 * list.len()).next_power_of_two().max(2);
-        let news = list.iter().map(|rule| rule.new).collect();
-        let mut merges =
-            Self { list, news, slots: Pages::zeroed(len), shift: 64 - len.ilog2(), small: Pages::zeroed(0) };
-        merges.slots.fill(FREE);
+        // Three quarters full at most.
+        let num_lines = (list.len() / 6 + 1).next_power_of_two();
+        let mut merges = Self {
+            news: News::of(&list),
+            filter: Pages::zeroed((list.len() / 8).next_power_of_two()),
+            lines: Pages::zeroed(num_lines),
+            small: Pages::zeroed(0),
+            list,
+        };
+        merges.lines.fill(Line::EMPTY);
         for (rank, merge) in merges.list.iter().enumerate() {
             let &Merge { left, right, .. } = merge;
-            if rank as u64 >= RANK || left.max(right) >= 1 << ID_BITS {
+            if rank as u64 >= RANK || left.max(right) >= NO_ID {
                 return Err(Error::value(format!(
-                    "merge {rank} of tokens {left} and {right}: there is room for {RANK} merges and ids below {}",
-                    1 << ID_BITS
+                    "merge {rank} of tokens {left} and {right}: there is room for {RANK} merges and ids below {NO_ID}"
                 )));
             }
-            let mut at = merges.home(key(left, right));
-            while merges.slots[at] != FREE {
-                if merges.slots[at] >> RANK_BITS == key(left, right) {
-                    let first = merges.slots[at] & RANK;
-                    return Err(Error::value(format!(
-                        "merge {rank} repeats merge {first}: tokens {left} and {right}"
-                    )));
-                }
-                at = (at + 1) & (len - 1);
+            let first = merges.find(left, right);
+            if first != NO_RULE {
+                return Err(Error::value(format!(
+                    "merge {rank} repeats merge {first}: tokens {left} and {right}"
+                )));
             }
-            merges.slots[at] = key(left, right) << RANK_BITS | rank as u64;
+            let hash = hash(key(left, right));
+            let mut at = home(hash, num_lines);
+            while merges.lines[at].is_full() {
+                at = (at + 1) & (num_lines - 1);
+            }
+            let Line(slots) = &mut merges.lines[at];
+            if let Some(slot) = slots.iter_mut().find(|slot| **slot == FREE) {
+                *slot = key(left, right) << RANK_BITS | rank as u64;
+            }
+            let word = home(hash, merges.filter.len());
+            merges.filter[word] |= two_bits(hash);
         }
         let mut small = Pages::zeroed((SMALL * SMALL) as usize);
         for left in 0..SMALL {
@@ -90,49 +162,53 @@ impl Merges {
         &self.list
     }
 
-    #[inline(always)]
-    fn home(&self, key: u64) -> usize {
-        (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
-    }
-
     /// The rank of the rule for a pair, or `NO_RULE`.
     #[inline(always)]
     pub(super) fn rank(&self, left: u32, right: u32) -> u32 {
-        if left.max(right) < SMALL {
-            self.small[(left * SMALL + right) as usize]
-        } else {
-            self.find(left, right)
-        }
+        self.small(left, right).unwrap_or_else(|| self.find(left, right))
     }
 
-    /// Starts to fetch what [`Merges::rank`] will read.
+    /// The rank of the rule for a pair of ids below 256 as [`Merges::rank`] gives it; nothing for other pairs.
     #[inline(always)]
-    pub(super) fn prefetch(&self, left: u32, right: u32) {
-        if left.max(right) >= SMALL {
-            prefetch(&self.slots[self.home(key(left, right))]);
-        }
+    pub(super) fn small(&self, left: u32, right: u32) -> Option<u32> {
+        (left.max(right) < SMALL).then(|| self.small[(left * SMALL + right) as usize])
+    }
+
+    /// Whether a pair may have a rule; starts to fetch what [`Merges::rank`] will read then.
+    #[inline(always)]
+    pub(super) fn may_have(&self, left: u32, right: u32) -> bool {
+        let hash = hash(key(left, right));
+        let bits = two_bits(hash);
+        let may = self.filter[home(hash, self.filter.len())] & bits == bits;
+        // Without a branch, which would be mispredicted half of the time: the first line is always near.
+        prefetch(&self.lines[home(hash, self.lines.len()) & usize::from(may).wrapping_neg()]);
+        may
     }
 
     /// The token that the rule of a rank makes.
     #[inline(always)]
     pub(super) fn new_of(&self, rank: u32) -> u32 {
-        self.news[rank as usize]
+        match &self.news {
+            News::From(first) => first + rank,
+            News::Each(news) => news[rank as usize],
+        }
     }
 
-    /// [`Merges::rank`] from the slots.
+    /// [`Merges::rank`] from the lines.
     #[inline(always)]
-    fn find(&self, left: u32, right: u32) -> u32 {
+    pub(super) fn find(&self, left: u32, right: u32) -> u32 {
         let key = key(left, right);
-        let mut at = self.home(key);
+        let mut at = home(hash(key), self.lines.len());
         loop {
-            let slot = self.slots[at];
-            if slot >> RANK_BITS == key {
-                return (slot & RANK) as u32;
+            let line = &self.lines[at];
+            let rank = line.rank(key);
+            if rank < RANK {
+                return rank as u32;
             }
-            if slot == FREE {
+            if !line.is_full() {
                 return NO_RULE;
             }
-            at = (at + 1) & (self.slots.len() - 1);
+            at = (at + 1) & (self.lines.len() - 1);
         }
     }
 
@@ -155,8 +231,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_id_has_no_rule() {
+        let rules = vec![Merge { left: 0, right: 1, new: 2 }, Merge { left: NO_ID - 1, right: 1, new: 3 }];
+        let merges = Merges::new(rules).unwrap();
+        for (left, right) in [(u32::MAX, u32::MAX), (u32::MAX, 1), (0, u32::MAX), (NO_ID - 1, u32::MAX)] {
+            assert_eq!(merges.rank(left, right), NO_RULE);
+        }
+        assert_eq!((merges.rank(0, 1), merges.rank(NO_ID - 1, 1)), (0, 1));
+    }
+
+    #[test]
     fn ids_without_room_are_refused() {
         let error = Merges::new(vec![Merge { left: 1 << 21, right: 1, new: 2 }]).unwrap_err();
-        assert!(error.to_string().contains("ids below 2097152"), "{error}");
+        assert!(error.to_string().contains("ids below 2097151"), "{error}");
     }
 }

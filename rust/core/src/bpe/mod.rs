@@ -4,6 +4,7 @@
 //! and each piece is merged by rank on its own. Ids equal those of `tokenizers` and `tiktoken` with the same
 //! vocabulary, and do not depend on the number of threads or on what was encoded before.
 
+mod batch;
 mod cache;
 mod chars;
 mod cut;
@@ -13,12 +14,14 @@ mod fallback;
 mod gpt2;
 mod hash;
 mod json;
+mod log;
 mod long;
 mod merges;
 mod normalize;
 mod offsets;
 mod pages;
 mod parallel;
+mod pending;
 mod pipeline;
 mod pretokenize;
 #[cfg(test)]

@@ -60,6 +60,38 @@ pub(super) fn prefetch<T>(value: &T) {
     let _ = value;
 }
 
+/// Reserves room for `len` values, on large pages where the system has them: first writes to a large result cost
+/// mostly the handing out of its pages otherwise. Room that is never written takes no memory. Without so much address
+/// space nothing happens, and the vector grows as any other.
+pub(super) fn reserve<T: Pod>(values: &mut Vec<T>, len: usize) {
+    if values.try_reserve_exact(len).is_err() {
+        return;
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let room = values.spare_capacity_mut();
+        let (start, end) = (room.as_ptr().addr(), room.as_ptr_range().end.addr());
+        let (first, last) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+        if last > first + LARGE_PAGE {
+            // SAFETY: the pages are within the vector's memory, and the advice does not change what is on them.
+            // It is a wish, so that a refusal does no harm.
+            unsafe {
+                libc::madvise(
+                    room.as_mut_ptr().cast::<u8>().add(first - start).cast(),
+                    last - first,
+                    libc::MADV_HUGEPAGE,
+                )
+            };
+        }
+    }
+}
+
+/// Multiples of all page sizes in use, and the usual size of a large page.
+#[cfg(target_os = "linux")]
+const PAGE: usize = 1 << 16;
+#[cfg(target_os = "linux")]
+const LARGE_PAGE: usize = 2 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +107,20 @@ mod tests {
                 assert_eq!(pages[len - 1], 7);
             }
         }
+    }
+
+    #[test]
+    fn reserved_room_is_used() {
+        for len in [0, 10, 3 << 20] {
+            let mut values = vec![7u32];
+            reserve(&mut values, len);
+            assert!(values.capacity() > len);
+            let start = values.as_ptr();
+            values.extend(0..len as u32);
+            assert_eq!((values.as_ptr(), values.len()), (start, len + 1));
+        }
+        let mut values = vec![7u64];
+        reserve(&mut values, usize::MAX / 8);
+        assert_eq!(values, [7]);
     }
 }

@@ -1,37 +1,45 @@
 //! Tokens as byte strings, and the way back from bytes to id.
 
 use super::hash;
-use super::pages::prefetch;
+use super::pages::{Pages, prefetch};
 use crate::{Error, Result};
 
 /// The byte string of every id, in one buffer, with a hash index.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Vocab {
     bytes: Vec<u8>,
     /// Token `id` is `bytes[ends[id - 1]..ends[id]]`.
     ends: Vec<u32>,
-    /// Open addressing with linear probing at most half full; `FREE` or an id.
-    slots: Vec<u32>,
+    /// Open addressing with linear probing at most half full; `FREE`, or an id below some bits of the token's hash,
+    /// so that the bytes are hardly ever read of a token that is another.
+    slots: Pages<u32>,
 }
 
 const FREE: u32 = u32::MAX;
+/// Bits of an id in a slot.
+const ID_BITS: u32 = 21;
+const ID: u32 = (1 << ID_BITS) - 1;
 
 impl Vocab {
     /// Indexes the tokens; their position is their id, and no bytes mean that there is no such token. Tokens that
     /// stand apart are found by their bytes only if no ordinary token has the same.
     ///
     /// # Errors
-    /// [`Error::Value`] if two ordinary tokens are equal, or there are more than ids can count.
+    /// [`Error::Value`] if two ordinary tokens are equal, or there are more than there is room for.
     pub(super) fn new<'a>(
         tokens: impl ExactSizeIterator<Item = &'a [u8]>,
         is_apart: impl Fn(u32) -> bool,
     ) -> Result<Self> {
         let len = tokens.len();
+        if len > ID as usize {
+            return Err(Error::value(format!("{len} tokens: there is room for {ID}")));
+        }
         let mut vocab = Self {
             bytes: Vec::new(),
             ends: Vec::with_capacity(len),
-            slots: vec![FREE; (2 * len).next_power_of_two()],
+            slots: Pages::zeroed((2 * len).next_power_of_two()),
         };
+        vocab.slots.fill(FREE);
         for token in tokens {
             vocab.bytes.extend_from_slice(token);
             let end = u32::try_from(vocab.bytes.len());
@@ -40,14 +48,16 @@ impl Vocab {
         let (apart, ordinary): (Vec<u32>, Vec<u32>) = (0..len as u32).partition(|&id| is_apart(id));
         for id in ordinary.into_iter().chain(apart) {
             let token = vocab.get(id).unwrap_or_default();
-            let slot = vocab.slot(token);
-            let taken = vocab.slots[slot];
-            if taken != FREE && !is_apart(id) {
-                let text = String::from_utf8_lossy(token);
-                return Err(Error::value(format!("tokens {taken} and {id} are both {text:?}")));
-            }
-            if taken == FREE && !token.is_empty() {
-                vocab.slots[slot] = id;
+            let hash = hash::bytes(token);
+            let slot = vocab.slot(token, hash);
+            match vocab.slots[slot] {
+                FREE if token.is_empty() => {}
+                FREE => vocab.slots[slot] = tag(hash) | id,
+                _ if is_apart(id) => {}
+                taken => {
+                    let (taken, text) = (taken & ID, String::from_utf8_lossy(token));
+                    return Err(Error::value(format!("tokens {taken} and {id} are both {text:?}")));
+                }
             }
         }
         Ok(vocab)
@@ -69,23 +79,19 @@ impl Vocab {
     /// The id of a byte string, if it is a token.
     #[inline]
     pub(super) fn id(&self, token: &[u8]) -> Option<u32> {
-        Some(self.slots[self.slot(token)]).filter(|&id| id != FREE)
+        self.id_of(token, hash::bytes(token))
     }
 
-    /// Starts to fetch what [`Vocab::id`] will read: after `stage` 0 what stage 1 needs, and so on to stage 2.
+    /// The id of a byte string with this hash, if it is a token.
     #[inline]
-    pub(super) fn prefetch(&self, token: &[u8], stage: u32) {
-        let home = hash::bytes(token) as usize & (self.slots.len() - 1);
-        if stage == 0 {
-            prefetch(&self.slots[home]);
-            return;
-        }
-        let id = self.slots[home];
-        if id != FREE && stage == 1 {
-            prefetch(&self.ends[id as usize]);
-        } else if id != FREE {
-            prefetch(&self.bytes[self.ends[id as usize] as usize - 1]);
-        }
+    pub(super) fn id_of(&self, token: &[u8], hash: u64) -> Option<u32> {
+        Some(self.slots[self.slot(token, hash)]).filter(|&slot| slot != FREE).map(|slot| slot & ID)
+    }
+
+    /// Starts to fetch what [`Vocab::id_of`] will read first.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(&self.slots[hash as usize & (self.slots.len() - 1)]);
     }
 
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
@@ -94,17 +100,23 @@ impl Vocab {
 
     /// The slot that holds `token`, or the free one where it belongs.
     #[inline]
-    fn slot(&self, token: &[u8]) -> usize {
+    fn slot(&self, token: &[u8], hash: u64) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = hash::bytes(token) as usize & mask;
+        let mut at = hash as usize & mask;
         loop {
-            let id = self.slots[at];
-            if id == FREE || self.get(id) == Some(token) {
+            let slot = self.slots[at];
+            if slot == FREE || (slot & !ID == tag(hash) && self.get(slot & ID) == Some(token)) {
                 return at;
             }
             at = (at + 1) & mask;
         }
     }
+}
+
+/// The bits of a hash that stand above the id.
+#[inline]
+fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32 & !ID
 }
 
 #[cfg(test)]

@@ -1,0 +1,118 @@
+//! Many texts to ids, on several threads.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::encode::{Encoder, lock};
+use super::special::Allowed;
+use super::tokenizer::Tokenizer;
+use super::{pages, parallel};
+use crate::{Error, Monitor, Ragged, Result};
+
+/// Text is handed to threads in chunks of about this size: long enough to make hand-outs and the joining of
+/// results cheap, short enough to keep all threads busy to the end.
+const CHUNK_BYTES: usize = 256 << 10;
+
+impl Tokenizer {
+    /// The ids of many texts, on `num_threads` threads (one for each processor if `None`). The monitor counts bytes.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], naming the text; [`Error::Interrupted`] if cancelled.
+    pub fn encode_batch<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        allowed: &Allowed,
+        num_threads: Option<usize>,
+        monitor: &Monitor,
+    ) -> Result<Ragged<u32>> {
+        let encode = |encoder: &mut Encoder<'_>, i: usize, rows: &mut Ragged<u32>| {
+            let text = texts[i].as_ref();
+            encoder.encode(text, allowed, &mut rows.values).map_err(|error| match error {
+                Error::Value(reason) => Error::Value(format!("text {i}: {reason}")),
+                other => other,
+            })?;
+            rows.end_row();
+            monitor.advance(text.len() as u64)
+        };
+        self.encode_rows(texts.len(), |i| texts[i].as_ref().len(), num_threads, encode)
+    }
+
+    /// Rows made in parallel, in order: `make(encoder, i, rows)` appends row `i`. Rows are grouped into tasks by
+    /// `num_bytes(i)`, the size of their text.
+    pub(crate) fn encode_rows(
+        &self,
+        num_rows: usize,
+        num_bytes: impl Fn(usize) -> usize,
+        num_threads: Option<usize>,
+        make: impl Fn(&mut Encoder<'_>, usize, &mut Ragged<u32>) -> Result<()> + Sync,
+    ) -> Result<Ragged<u32>> {
+        let mut starts = vec![0];
+        let mut filled = 0;
+        for i in 0..num_rows {
+            filled += num_bytes(i);
+            if filled >= CHUNK_BYTES || i + 1 == num_rows {
+                starts.push(i + 1);
+                filled = 0;
+            }
+        }
+        let num_tasks = starts.len() - 1;
+        let num_threads = parallel::threads(num_threads)?.min(num_tasks);
+        let total = (0..num_rows).map(num_bytes).sum();
+        if num_threads <= 1 {
+            let mut rows = room_for(num_rows, total);
+            let mut encoder = self.encoder();
+            (0..num_rows).try_for_each(|i| make(&mut encoder, i, &mut rows))?;
+            return Ok(trimmed(rows));
+        }
+        let joined = Mutex::new(Joined { rows: room_for(num_rows, total), ..Joined::default() });
+        let mut encoders: Vec<_> = (0..num_threads).map(|_| self.encoder()).collect();
+        parallel::for_each(&mut encoders, num_tasks, |encoder, task| {
+            let mut rows = lock(&joined).unused.pop().unwrap_or_default();
+            (starts[task]..starts[task + 1]).try_for_each(|i| make(encoder, i, &mut rows))?;
+            lock(&joined).add(task, rows);
+            Ok(())
+        })?;
+        Ok(trimmed(joined.into_inner().unwrap_or_else(PoisonError::into_inner).rows))
+    }
+}
+
+/// An empty result with room for what so many texts of so many bytes usually become.
+fn room_for(num_rows: usize, num_bytes: usize) -> Ragged<u32> {
+    let mut rows = Ragged::default();
+    rows.offsets.reserve_exact(num_rows);
+    pages::reserve(&mut rows.values, num_bytes / 2);
+    rows
+}
+
+/// Gives back most of the room that was not needed.
+fn trimmed(mut rows: Ragged<u32>) -> Ragged<u32> {
+    rows.values.shrink_to_fit();
+    rows
+}
+
+/// Rows of finished tasks, in order.
+#[derive(Debug, Default)]
+struct Joined {
+    rows: Ragged<u32>,
+    /// The first task whose rows are not among them.
+    next: usize,
+    /// Rows of tasks that finished before an earlier one.
+    waiting: BTreeMap<usize, Ragged<u32>>,
+    /// Empty, with memory.
+    unused: Vec<Ragged<u32>>,
+}
+
+impl Joined {
+    fn add(&mut self, task: usize, rows: Ragged<u32>) {
+        self.waiting.insert(task, rows);
+        while let Some(mut rows) = self.waiting.remove(&self.next) {
+            let base = self.rows.values.len() as i64;
+            self.rows.values.extend_from_slice(&rows.values);
+            self.rows.offsets.extend(rows.offsets[1..].iter().map(|offset| base + offset));
+            rows.values.clear();
+            rows.offsets.truncate(1);
+            self.unused.push(rows);
+            self.next += 1;
+        }
+    }
+}
