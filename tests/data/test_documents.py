@@ -1,5 +1,6 @@
 """Reading documents: what counts as one, and what each kind of bad input says."""
 
+import gzip
 import json
 
 import pyarrow as pa
@@ -65,6 +66,73 @@ def test_progress_adds_up_to_the_bytes_of_the_files(tmp_path):
     seen = []
     texts(tmp_path, progress=seen.append)
     assert sum(seen) == sum(path.stat().st_size for path in corpus_files(tmp_path))
+
+
+LINES = "".join(json.dumps({"text": f"document {i} " * 40}) + "\n" for i in range(3000)).encode()
+
+
+def compressed(data, suffix):
+    if suffix == ".gz":
+        return gzip.compress(data, mtime=0)
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_compressed_files_hold_the_documents_that_plain_ones_hold(tmp_path, suffix):
+    half = LINES.index(b"\n", len(LINES) // 2) + 1
+    (tmp_path / "plain.jsonl").write_bytes(LINES)
+    members = compressed(LINES[:half], suffix) + compressed(LINES[half:], suffix)
+    (tmp_path / f"packed.jsonl{suffix}").write_bytes(members)
+    (tmp_path / f"packed.txt{suffix}").write_bytes(compressed("naïve\r\n".encode(), suffix))
+    (tmp_path / f"packed.parquet{suffix}").write_bytes(b"is compressed inside")
+    plain, packed = texts(tmp_path / "plain.jsonl"), texts(tmp_path / f"packed.jsonl{suffix}")
+    assert packed == plain
+    assert texts(tmp_path) == [*plain, "naïve\r\n", *plain]
+    found = list(read_documents(tmp_path / f"packed.jsonl{suffix}"))
+    assert found[2].source == f"{tmp_path}/packed.jsonl{suffix}:3"
+    seen = []
+    texts(tmp_path, progress=seen.append)
+    assert sum(seen) == sum(path.stat().st_size for path in corpus_files(tmp_path))
+    with pytest.raises(ValueError, match=rf"packed.parquet{suffix}: cannot tell its format from its name"):
+        read_documents(tmp_path / f"packed.parquet{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_damage_in_the_last_compressed_file_is_named_before_the_first_document(tmp_path, suffix):
+    good, path = compressed(LINES, suffix), tmp_path / f"z.jsonl{suffix}"
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    altered = bytearray(good)
+    altered[len(good) // 2] ^= 0xFF
+    wrong = [
+        good[:5],
+        good[: len(good) // 2],
+        good[:-1],
+        b'{"text": "plain"}',
+        good + good[:-3],
+        good + b"more",
+    ]
+    for data in [*wrong, bytes(altered)]:
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"truncated or altered at or before byte [\d,]+ of") as caught:
+            next(read_documents(tmp_path))
+        assert str(caught.value).startswith(f"{path}: ")
+        assert f"of {len(data):,}: " in str(caught.value)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"z.jsonl{suffix}: 0 bytes are no \w+ file"):
+        next(read_documents(tmp_path))
+
+
+def test_what_compressed_bytes_are_not_is_an_error_as_in_plain_files(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "fine"}\n{"text": \n'))
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz:2: not JSON"):
+        texts(path)
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"\xff"))
+    with pytest.raises(ValueError, match=r"b\.txt\.gz: not UTF-8: byte 0xff at offset 0"):
+        texts(tmp_path / "b.txt.gz")
 
 
 def test_a_line_of_100_mb_is_one_document(tmp_path):

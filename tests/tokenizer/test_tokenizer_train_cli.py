@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def train(argv: list[object], out: Path) -> Tokenizer:
 def test_a_pattern_stands_for_the_files_that_match(corpus: Path) -> None:
     found = train([corpus / "*.jsonl", "--vocab-size", 300], corpus / "out")
     assert found == Tokenizer.train(TEXTS, vocab_size=300)
+
+
+def test_compressed_files_are_learned_from_like_plain_ones(corpus: Path) -> None:
+    for name in "ab":
+        plain = corpus / f"{name}.jsonl"
+        (corpus / f"{name}.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    assert train([corpus, "--vocab-size", 300], corpus / "out") == Tokenizer.train(TEXTS, vocab_size=300)
 
 
 def test_options_are_those_of_the_function(corpus: Path) -> None:

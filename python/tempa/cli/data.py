@@ -44,7 +44,7 @@ class Source:
     """Which documents to read."""
 
     files: _Files
-    """.txt, .jsonl or .parquet files, or directories of them."""
+    """.txt, .jsonl or .parquet files, or directories of them; .txt and .jsonl also as .gz or .zst."""
     field: str = "text"
     """Key or column that holds the text in .jsonl and .parquet files."""
     errors: Literal["strict", "replace"] = "strict"

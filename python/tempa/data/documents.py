@@ -1,7 +1,8 @@
 """Documents on disk: text files, JSON lines and Parquet tables, read as a stream.
 
-A document is a text and the place it came from. Files are read in sorted order, so the order of documents
-is a function of the paths alone. Anything that cannot be read is an error that names the file and the line.
+Text files and JSON lines may be compressed. A document is a text and the place it came from. Files are read in
+sorted order, so the order of documents is a function of the paths alone. Anything that cannot be read is an error
+that names the file and the line.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tempa.data.compressed import CODECS, check, format_of, opened
 from tempa.data.staging import staged_file
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
+# Tables are compressed inside.
+_COMPRESSIBLE = (".txt", ".jsonl")
 
 DecodeErrors = Literal["strict", "replace"]
 
@@ -44,7 +48,8 @@ def corpus_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
     Args:
         paths: Files, directories or patterns such as `part-*.jsonl` and `**/*.txt`, whose matches are sorted.
-            Below a directory only `.txt`, `.jsonl` and `.parquet` count.
+            Below a directory only `.txt`, `.jsonl` and `.parquet` count, the first two also with `.gz` or
+            `.zst` after it.
 
     Raises:
         FileNotFoundError: If a path does not exist.
@@ -53,7 +58,7 @@ def corpus_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in [Path(paths)] if isinstance(paths, str | Path) else map(Path, paths):
         if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+            below = sorted(file for file in path.rglob("*") if _is_document(file) and file.is_file())
             if not below:
                 raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this directory or below it")
             files += below
@@ -62,8 +67,11 @@ def corpus_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
             if not matches:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
             files += corpus_files(matches)
-        elif path.suffix not in SUFFIXES:
-            raise ValueError(f"{path}: cannot tell its format from its name; expected {', '.join(SUFFIXES)}")
+        elif not _is_document(path):
+            also = f"; {' and '.join(_COMPRESSIBLE)} also with {' or '.join(CODECS)}"
+            raise ValueError(
+                f"{path}: cannot tell its format from its name; expected {', '.join(SUFFIXES)}{also}"
+            )
         else:
             files.append(path)
     if not files:
@@ -81,7 +89,8 @@ def read_documents(
     r"""Stream the documents of files and directories.
 
     The paths are checked at once, the contents while they are read. A `.txt` file is one document; a `.jsonl`
-    file has one on each line, empty lines apart; a `.parquet` file one in each row.
+    file has one on each line, empty lines apart; a `.parquet` file one in each row. Compressed files are all
+    decompressed once before the first document, so that damage in the last does not cost the work on others.
 
     Args:
         paths: Files, directories or patterns, see `corpus_files`.
@@ -139,13 +148,20 @@ def write_documents(path: str | Path, documents: Iterable[Document], *, overwrit
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
+def _is_document(file: Path) -> bool:
+    formats = _COMPRESSIBLE if file.suffix in CODECS else SUFFIXES
+    return format_of(file) in formats
+
+
 def _stream(
     files: list[Path], field: str, errors: DecodeErrors, progress: Callable[[int], object]
 ) -> Iterator[Document]:
     readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    for file in files:
+        check(file)
     is_empty = True
     for file in files:
-        for document in readers[file.suffix](file, field, errors, progress):
+        for document in readers[format_of(file)](file, field, errors, progress):
             is_empty = is_empty and not document.text
             yield document
     if is_empty:
@@ -156,20 +172,24 @@ def _stream(
 def _read_text(
     file: Path, _field: str, errors: DecodeErrors, progress: Callable[[int], object]
 ) -> Iterator[Document]:
-    data = file.read_bytes()
+    with opened(file) as (stream, position):
+        data = stream.read()
+        num_bytes = position()
     yield Document(_decode(data.removeprefix(b"\xef\xbb\xbf"), errors, str(file)), str(file))
-    progress(len(data))
+    progress(num_bytes)
 
 
 def _read_jsonl(
     file: Path, field: str, errors: DecodeErrors, progress: Callable[[int], object]
 ) -> Iterator[Document]:
-    with file.open("rb") as lines:
+    done = 0
+    with opened(file) as (lines, position):
         for number, line in enumerate(lines, start=1):
             source = f"{file}:{number}"
             if not line.isspace():
                 yield Document(_json_text(line, field, errors, source), source)
-            progress(len(line))
+            progress(position() - done)
+            done = position()
 
 
 def _json_text(line: bytes, field: str, errors: DecodeErrors, source: str) -> str:
