@@ -15,6 +15,7 @@ pub mod kv;
 mod masks;
 pub mod monitor;
 pub mod pack;
+pub mod pages;
 pub mod ragged;
 pub mod rng;
 pub mod sample;

@@ -13,7 +13,7 @@ use tempa_core::{Monitor, Ragged};
 
 use crate::border::Offload;
 use crate::error::to_python;
-use crate::ints::Ints;
+use crate::ints::{Ints, NoCollection};
 
 /// Flat values and offsets as arrays.
 pub(crate) type Flat<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>);
@@ -152,6 +152,20 @@ fn unit(in_chars: bool) -> Unit {
     if in_chars { Unit::Char } else { Unit::Byte }
 }
 
+/// Text whose ids are handed over as lists at a time, for each thread.
+const LIST_BYTES: usize = 512 << 10;
+
+/// The first of the inputs, until they have so many bytes.
+fn start_of<'a, 't>(inputs: &'a [Input<'t>], num_bytes: usize) -> &'a [Input<'t>] {
+    let mut sum = 0;
+    let is_enough = |input: &Input<'_>| {
+        sum += input.as_bytes().len();
+        sum >= num_bytes
+    };
+    let end = inputs.iter().position(is_enough).map_or(inputs.len(), |last| last + 1);
+    &inputs[..end]
+}
+
 /// Work on texts that waits for Ctrl-C only if it can take a while.
 fn run_batch<T: Send>(
     py: Python<'_>,
@@ -265,9 +279,21 @@ impl Tokenizer {
     ) -> PyResult<Bound<'py, PyList>> {
         let request = self.request(options)?;
         let inputs: Vec<_> = texts.iter().map(Source::input).collect();
-        let encode = |monitor: &Monitor| self.inner.encode_requests(&inputs, &request, num_threads, monitor);
-        let rows = run_batch(py, &inputs, encode)?;
-        Ints::up_to(py, self.inner.vocab_size()).lists(py, &rows)
+        let ints = Ints::up_to(py, self.inner.vocab_size());
+        let _paused = NoCollection::start(py);
+        let mut lists = Vec::with_capacity(inputs.len());
+        // The lists of some texts are made while their ids are in a near cache.
+        while let Some(left) = inputs.get(lists.len()..).filter(|left| !left.is_empty()) {
+            py.check_signals()?;
+            let (first, block) =
+                (lists.len(), start_of(left, LIST_BYTES * num_threads.unwrap_or(1).clamp(1, 1024)));
+            let encode =
+                |monitor: &Monitor| self.inner.encode_requests(block, first, &request, num_threads, monitor);
+            for row in run_batch(py, block, encode)?.rows() {
+                lists.push(ints.list(py, row)?);
+            }
+        }
+        PyList::new(py, lists)
     }
 
     #[pyo3(signature = (texts, num_threads=None, options=None))]
@@ -280,7 +306,8 @@ impl Tokenizer {
     ) -> PyResult<Flat<'py>> {
         let request = self.request(options)?;
         let inputs: Vec<_> = texts.iter().map(Source::input).collect();
-        let encode = |monitor: &Monitor| self.inner.encode_requests(&inputs, &request, num_threads, monitor);
+        let encode =
+            |monitor: &Monitor| self.inner.encode_requests(&inputs, 0, &request, num_threads, monitor);
         run_batch(py, &inputs, encode).map(|rows| flat(py, rows))
     }
 

@@ -4,12 +4,16 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyList};
-use tempa_core::Ragged;
+use tempa_core::pages::prefetch_line;
 
 /// Ids from here on get integers of their own: no usual vocabulary is as large.
 const MAX_SHARED: usize = 1 << 19;
+
+/// Integers that are on their way while others are counted.
+const AHEAD: usize = 16;
 
 /// The integers from 0 on.
 #[derive(Clone)]
@@ -43,13 +47,34 @@ impl Ints {
             let Ok(int) = id.into_pyobject(py);
             int
         };
-        let int = |&id: &u32| self.0.get(id as usize).map_or_else(|| own(id), |int| int.bind(py).clone());
-        PyList::new(py, ids.iter().map(int))
+        let int = |at: usize| {
+            // Counting a reference waits for the integer, so it is on its way some steps ahead.
+            if let Some(int) = ids.get(at + AHEAD).and_then(|&id| self.0.get(id as usize)) {
+                prefetch_line(int.as_ptr().cast());
+            }
+            self.0.get(ids[at] as usize).map_or_else(|| own(ids[at]), |int| int.bind(py).clone())
+        };
+        PyList::new(py, (0..ids.len()).map(int))
     }
+}
 
-    /// The rows as a list of lists.
-    pub(crate) fn lists<'py>(&self, py: Python<'py>, rows: &Ragged<u32>) -> PyResult<Bound<'py, PyList>> {
-        let lists: Vec<_> = rows.rows().map(|row| self.list(py, row)).collect::<PyResult<_>>()?;
-        PyList::new(py, lists)
+/// While this lives, the search for cycles is off: it would go through all lists again and again as they are made,
+/// and lists of integers are in no cycle.
+pub(crate) struct NoCollection<'py>(Python<'py>, bool);
+
+impl<'py> NoCollection<'py> {
+    pub(crate) fn start(py: Python<'py>) -> Self {
+        // SAFETY: the token shows that this thread is attached to the interpreter.
+        Self(py, unsafe { ffi::PyGC_Disable() } != 0)
+    }
+}
+
+impl Drop for NoCollection<'_> {
+    fn drop(&mut self) {
+        let Self(_py, was_on) = self;
+        if *was_on {
+            // SAFETY: as above.
+            unsafe { ffi::PyGC_Enable() };
+        }
     }
 }

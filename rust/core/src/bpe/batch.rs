@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::encode::{Encoder, lock};
+use super::parallel;
 use super::special::Allowed;
 use super::tokenizer::Tokenizer;
-use super::{pages, parallel};
-use crate::{Error, Monitor, Ragged, Result};
+use crate::{Error, Monitor, Ragged, Result, pages};
 
 /// Text is handed to threads in chunks of about this size: long enough to make hand-outs and the joining of
 /// results cheap, short enough to keep all threads busy to the end.

@@ -5,7 +5,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::hash;
-use super::pages::{Pages, prefetch};
+use crate::pages::{Pages, prefetch};
 
 /// 16 MiB of slots: most pieces of most texts; what is used often stays in a core's own caches.
 const NUM_SETS: usize = 1 << 18;

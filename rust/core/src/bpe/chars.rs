@@ -10,9 +10,9 @@ use bytemuck::{Pod, Zeroable};
 use rustc_hash::FxHashMap;
 
 use super::merges::Merges;
-use super::pages::Pages;
 use super::tokenizer::NO_TOKEN;
 use super::vocab::Vocab;
+use crate::pages::Pages;
 
 /// Code points with an entry: all but the rarest planes.
 const NUM_CHARS: usize = 0x1_0000;

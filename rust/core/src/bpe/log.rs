@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::pages::{Pages, prefetch};
+use crate::pages::{Pages, prefetch};
 
 /// 16 MiB of ids and bytes.
 const NUM_WORDS: usize = 1 << 22;

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::pages::{Pages, prefetch};
+use crate::pages::{Pages, prefetch};
 use crate::{Error, Result};
 
 /// One rule: `left` followed by `right` becomes `new`. The position in the list is the rank.

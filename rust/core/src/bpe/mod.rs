@@ -19,7 +19,6 @@ mod long;
 mod merges;
 mod normalize;
 mod offsets;
-mod pages;
 mod parallel;
 mod pending;
 mod pipeline;

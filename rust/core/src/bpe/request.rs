@@ -137,15 +137,16 @@ impl Tokenizer {
     /// The ids of many inputs, on `num_threads` threads (one for each processor if `None`). The monitor counts bytes.
     ///
     /// # Errors
-    /// As [`Encoder::encode_request`], naming the text; [`Error::Interrupted`] if cancelled.
+    /// As [`Encoder::encode_request`], naming the text, counted from `first`; [`Error::Interrupted`] if cancelled.
     pub fn encode_requests(
         &self,
         inputs: &[Input<'_>],
+        first: usize,
         request: &Request,
         num_threads: Option<usize>,
         monitor: &Monitor,
     ) -> Result<Ragged<u32>> {
-        self.encode_inputs(inputs, num_threads, monitor, |encoder, input, ids| {
+        self.encode_inputs(inputs, first, num_threads, monitor, |encoder, input, ids| {
             encoder.encode_request(input, request, ids)
         })
     }
@@ -161,7 +162,7 @@ impl Tokenizer {
         num_threads: Option<usize>,
         monitor: &Monitor,
     ) -> Result<Vec<u32>> {
-        let counts = self.encode_inputs(inputs, num_threads, monitor, |encoder, input, counts| {
+        let counts = self.encode_inputs(inputs, 0, num_threads, monitor, |encoder, input, counts| {
             let start = counts.len();
             encoder.encode_request(input, request, counts)?;
             let count = (counts.len() - start) as u32;
@@ -175,6 +176,7 @@ impl Tokenizer {
     fn encode_inputs(
         &self,
         inputs: &[Input<'_>],
+        first: usize,
         num_threads: Option<usize>,
         monitor: &Monitor,
         encode: impl Fn(&mut Encoder<'_>, Input<'_>, &mut Vec<u32>) -> Result<()> + Sync,
@@ -182,7 +184,7 @@ impl Tokenizer {
         let num_bytes = |i: usize| inputs[i].as_bytes().len();
         self.encode_rows(inputs.len(), num_bytes, num_threads, |encoder, i, rows| {
             encode(encoder, inputs[i], &mut rows.values).map_err(|error| match error {
-                Error::Value(reason) => Error::Value(format!("text {i}: {reason}")),
+                Error::Value(reason) => Error::Value(format!("text {}: {reason}", first + i)),
                 other => other,
             })?;
             rows.end_row();

@@ -1,7 +1,7 @@
 //! Tokens as byte strings, and the way back from bytes to id.
 
 use super::hash;
-use super::pages::{Pages, prefetch};
+use crate::pages::{Pages, prefetch};
 use crate::{Error, Result};
 
 /// The byte string of every id, in one buffer, with a hash index.

@@ -1,9 +1,9 @@
 //! How often each piece of the texts occurs.
 
 use super::super::hash;
-use super::super::pages::prefetch;
 use super::super::parallel;
 use super::super::pretokenize::Pattern;
+use crate::pages::prefetch;
 use crate::{Error, Monitor, Result};
 
 /// How often each piece occurred in the texts added so far.

@@ -1,6 +1,6 @@
 //! The unique pieces as one array of symbols that merges shrink in place.
 
-use super::super::pages::prefetch;
+use crate::pages::prefetch;
 use crate::{Error, Result};
 
 /// Between words; not a token.

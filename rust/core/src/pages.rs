@@ -10,7 +10,7 @@ use memmap2::MmapMut;
 
 /// A slice of fixed length, zero at first.
 #[derive(Debug)]
-pub(super) struct Pages<T> {
+pub(crate) struct Pages<T> {
     map: MmapMut,
     len: usize,
     values: PhantomData<T>,
@@ -18,7 +18,7 @@ pub(super) struct Pages<T> {
 
 impl<T: Pod> Pages<T> {
     /// `len` zeros. Memory is taken when it is first written.
-    pub(super) fn zeroed(len: usize) -> Self {
+    pub(crate) fn zeroed(len: usize) -> Self {
         let size = len * size_of::<T>();
         let no_memory = |_| handle_alloc_error(Layout::new::<T>());
         let map = MmapMut::map_anon(size.max(1)).unwrap_or_else(no_memory);
@@ -49,21 +49,29 @@ impl<T: Pod> DerefMut for Pages<T> {
 
 /// Starts to fetch a value into the nearest cache.
 #[inline(always)]
-pub(super) fn prefetch<T>(value: &T) {
-    #[cfg(target_arch = "x86_64")]
+pub(crate) fn prefetch<T>(value: &T) {
     for line in (0..size_of::<T>()).step_by(64) {
+        prefetch_line(std::ptr::from_ref(value).cast::<u8>().wrapping_add(line));
+    }
+}
+
+/// Starts to fetch what is around an address, which may be any, into the nearest cache.
+#[inline(always)]
+pub fn prefetch_line(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: all processors of this kind have the instruction, and the line is one of the value's.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast::<i8>().add(line)) };
+        // SAFETY: all processors of this kind have the instruction, which does nothing for an address without memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
+    let _ = address;
 }
 
 /// Reserves room for `len` values, on large pages where the system has them: first writes to a large result cost
 /// mostly the handing out of its pages otherwise. Room that is never written takes no memory. Without so much address
 /// space nothing happens, and the vector grows as any other.
-pub(super) fn reserve<T: Pod>(values: &mut Vec<T>, len: usize) {
+pub(crate) fn reserve<T: Pod>(values: &mut Vec<T>, len: usize) {
     if values.try_reserve_exact(len).is_err() {
         return;
     }
