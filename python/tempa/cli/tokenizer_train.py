@@ -21,8 +21,8 @@ class TrainConfig:
     """What to learn and from which documents."""
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
-    """.txt, .jsonl or .parquet files, directories of them, or patterns such as 'part-*.jsonl'; .txt and .jsonl
-    also as .gz or .zst."""
+    """.txt, .jsonl or .parquet files, directories of them, or patterns such as 'part-*.jsonl'; .txt and
+    .jsonl also as .gz or .zst."""
     out: Path
     """Directory that gets the tokenizer.json."""
     vocab_size: int = 16384

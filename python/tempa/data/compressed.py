@@ -1,7 +1,7 @@
 """Files that may be compressed with gzip or Zstandard, read as a stream of lines.
 
-Arrow decompresses, which the package needs anyway. Damage is an error that says where; an empty file is damaged
-too.
+Arrow decompresses, which the package needs anyway. Damage is an error that says where; an empty file is
+damaged too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Documents on disk: text files, JSON lines and Parquet tables, read as a stream.
 
-Text files and JSON lines may be compressed. A document is a text and the place it came from. Files are read in
-sorted order, so the order of documents is a function of the paths alone. Anything that cannot be read is an error
-that names the file and the line.
+Text files and JSON lines may be compressed. A document is a text and the place it came from. Files are read
+in sorted order, so the order of documents is a function of the paths alone. Anything that cannot be read is
+an error that names the file and the line.
 """
 
 from __future__ import annotations
