@@ -27,6 +27,7 @@ TEXTS = [
     " The  cats sat\n\n on\tthe",
     "naïve 🙂 Ж 猫が好き",
     "▁The▁cat ▁",
+    "The▁▁▁cat   cat",
     "<s>The cat</s> dog<s>",
     "<0x0A> <unk>",
     "a" * 3000,
@@ -73,10 +74,11 @@ def gemma(file: dict[str, Any]) -> None:
         "invert": False,
     }
     number = max(file["model"]["vocab"].values()) + 1
-    file["added_tokens"].append(
-        {"id": number, "content": "\n\n", "single_word": False, "lstrip": False, "rstrip": False}
-        | {"normalized": False, "special": False}
-    )
+    for i, content in enumerate(["\n\n", "▁▁▁"]):
+        file["added_tokens"].append(
+            {"id": number + i, "content": content, "single_word": False, "lstrip": False, "rstrip": False}
+            | {"normalized": False, "special": False}
+        )
 
 
 def words(file: dict[str, Any]) -> None:

@@ -117,7 +117,7 @@ def byte_level_after(*members: dict[str, Any], prefix: bool = False) -> dict[str
         (edit("normalizer", value={"type": "BertNormalizer"}), "normalizer BertNormalizer is not supported"),
         (
             edit("normalizer", value={"type": "Replace", "pattern": {"Regex": " +"}, "content": " "}),
-            "only strings are replaced",
+            "only strings and runs of a character are replaced",
         ),
         (edit("truncation", value={"max_length": 5}), "truncation is not supported"),
         (edit("post_processor", value={"type": "TemplateProcessing"}), "TemplateProcessing: no list"),

@@ -27,8 +27,8 @@ class CompareConfig:
     file: Annotated[Path, tyro.conf.Positional]
     """.txt, .jsonl or .parquet file, or a directory of them."""
     tokenizers: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TOKENIZER ...")]
-    """Directories with a tokenizer.json, such files, or rank files whose name ends in .tiktoken and starts
-    with their pattern, such as cl100k_base.tiktoken."""
+    """Directories with a tokenizer.json, such files, sentencepiece .model files, or rank files whose name
+    ends in .tiktoken and starts with their pattern, such as cl100k_base.tiktoken."""
     field: str = "text"
     """Key or column that holds the text in .jsonl and .parquet files."""
     num_threads: int = 1
@@ -90,7 +90,7 @@ class ExportConfig:
     """What to write, and where."""
 
     tokenizer: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TOKENIZER")]
-    """Directory with a tokenizer.json, such a file, or a rank file of tiktoken."""
+    """Directory with a tokenizer.json, such a file, a sentencepiece .model or a rank file of tiktoken."""
     out: Path
     """hf: a directory or a .json file. tiktoken: the rank file. gpt2: a directory."""
     format: Literal["hf", "tiktoken", "gpt2"] = "hf"

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tempa import config
 from tempa.cli.group import dispatch
+from tempa.cli.places import read_bpe
 from tempa.cli.progress import WorkProgress
 from tempa.data.corpus import FUNNEL, build
 from tempa.data.documents import Document, corpus_files, read_documents, write_documents
@@ -21,7 +22,6 @@ from tempa.data.duplicates import Duplicates, collision_probability, dedup
 from tempa.data.funnel import FunnelReport, total_bytes
 from tempa.data.rules import Rules, clean
 from tempa.data.shards import write_shards
-from tempa.tokenizer import Tokenizer
 
 _Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
 
@@ -90,7 +90,7 @@ class BuildConfig(Source):
     out: Path
     """The directory that gets train/, val/, tokenizer.json and funnel.json."""
     tokenizer: Path
-    """Directory with a tokenizer.json, or the file."""
+    """Directory with a tokenizer.json, such a file, a sentencepiece .model or a .tiktoken file."""
     val_fraction: float = 0.01
     """Share that is held out."""
     split: Literal["hash", "tail"] = "hash"
@@ -114,7 +114,7 @@ class EncodeConfig(Source):
     out: Path
     """The directory that gets the shards."""
     tokenizer: Path
-    """Directory with a tokenizer.json, or the file."""
+    """Directory with a tokenizer.json, such a file, a sentencepiece .model or a .tiktoken file."""
     end_token: str | None = None
     """Special token that ends each document; <|endoftext|> if the tokenizer has it and none is given."""
     max_shard_tokens: int = 1 << 27
@@ -186,7 +186,7 @@ def _build(argv: list[str]) -> int:
         prog="tempa data build",
         description="Clean documents, drop duplicates, hold some out, and tokenise them into shards.",
     )
-    tokenizer = Tokenizer.load(settings.tokenizer)
+    tokenizer = read_bpe(settings.tokenizer)
     with _reading(settings) as (documents, show):
         report = build(
             documents,
@@ -214,7 +214,7 @@ def _encode(argv: list[str]) -> int:
         prog="tempa data encode",
         description="Write the ids of documents to shards, in one pass and without keeping either.",
     )
-    tokenizer = Tokenizer.load(settings.tokenizer)
+    tokenizer = read_bpe(settings.tokenizer)
     with _reading(settings) as (documents, _):
         shards = write_shards(
             settings.out,

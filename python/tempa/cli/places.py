@@ -11,7 +11,12 @@ AnyTokenizer = Tokenizer | PackageTokenizer
 
 
 def read_tokenizer(place: Path) -> AnyTokenizer:
-    """A tokenizer from a directory, a `tokenizer.json`, or a rank file whose name starts with its pattern."""
+    """A tokenizer from a directory, a `tokenizer.json`, a sentencepiece `.model`, or a rank file.
+
+    The name of a rank file starts with its pattern.
+    """
+    if place.suffix == ".model":
+        return Tokenizer.from_sentencepiece(place)
     if place.suffix != ".tiktoken":
         return load_tokenizer(place)
     pattern = re.split(r"[^a-z0-9]", place.name)[0]
@@ -22,3 +27,15 @@ def read_tokenizer(place: Path) -> AnyTokenizer:
             f"{place}: a rank file does not say its pattern: start its name with gpt2, cl100k, qwen2 or o200k"
         )
     return Tokenizer.from_tiktoken(place, pattern=pattern)
+
+
+def read_bpe(place: Path) -> Tokenizer:
+    """A tokenizer as `read_tokenizer` finds it, for commands that need our own.
+
+    Raises:
+        ValueError: If the `tokenizers` package would have to run it.
+    """
+    tokenizer = read_tokenizer(place)
+    if isinstance(tokenizer, PackageTokenizer):
+        raise ValueError(f"{place}: only BPE can do this, found {tokenizer!r}")
+    return tokenizer

@@ -27,7 +27,7 @@ _Place = Annotated[
     Path,
     tyro.conf.arg(
         metavar="DIR",
-        help="Directory with a tokenizer.json, such as a model's, or the file, or a .tiktoken file.",
+        help="Directory with a tokenizer.json, such as a model's, or a .json, .model or .tiktoken file.",
     ),
 ]
 
@@ -44,7 +44,8 @@ def main(name: str, argv: list[str]) -> int:
     }
     summary = (
         "Tokenizers, stored as tokenizer.json, which the `tokenizers` package reads too. Reads what models "
-        "come with: a directory with a tokenizer.json, such a file, or ranks such as cl100k_base.tiktoken."
+        "come with: a directory with a tokenizer.json, such a file, a sentencepiece .model, or ranks such as "
+        "cl100k_base.tiktoken."
     )
     return dispatch(
         name, argv, summary, commands, "start with `tempa tokenizer train corpus.txt --out tokenizer`."

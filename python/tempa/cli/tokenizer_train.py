@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from tempa import config
+from tempa.cli.places import read_bpe
 from tempa.cli.progress import WorkProgress
 from tempa.data.documents import corpus_files, read_documents
 from tempa.tokenizer import DEFAULT_SPECIALS, Pattern, Tokenizer
@@ -62,7 +63,7 @@ def train(argv: list[str]) -> int:
         "The merges are those that the `tokenizers` package learns from the same documents.",
     )
     total = sum(file.stat().st_size for file in corpus_files(settings.files))
-    base = Tokenizer.load(settings.base) if settings.base else None
+    base = read_bpe(settings.base) if settings.base else None
     with WorkProgress() as progress:
 
         def learned(stage: str, merges: int, most: int | None) -> None:

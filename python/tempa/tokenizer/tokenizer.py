@@ -53,7 +53,7 @@ _NOTHING = ((), (), True, False, None, "right")
 class Tokenizer:
     """Text to token ids and back.
 
-    Make one with `train`, `load`, `from_gpt2` or `from_characters`.
+    Make one with `train`, `load`, `from_tiktoken`, `from_gpt2`, `from_sentencepiece` or `from_characters`.
 
     >>> tokenizer = Tokenizer.train(["low lower lowest " * 9], vocab_size=270)
     >>> ids = tokenizer.encode("lowest")
@@ -150,6 +150,28 @@ class Tokenizer:
             ValueError: If one is not what its name says.
         """
         return cls(_core.Tokenizer.from_gpt2(vocab_bpe, encoder_json))
+
+    @classmethod
+    def from_sentencepiece(
+        cls, path: str | os.PathLike[str], *, user_defined: Literal["plain", "special"] = "plain"
+    ) -> Tokenizer:
+        """Load a `.model` file of sentencepiece: BPE with byte fallback, such as Llama 2's and Mistral's.
+
+        Control pieces become special tokens. The file does not say which of them belong around a text.
+
+        Args:
+            path: The file.
+            user_defined: What user-defined pieces become: tokens that every text turns into, as in
+                sentencepiece, or special ones.
+
+        Raises:
+            OSError: If it cannot be read.
+            ValueError: If it is no such file, or has a feature that would be encoded differently here: the
+                message names it.
+        """
+        if user_defined not in ("plain", "special"):
+            raise ValueError(f"user_defined must be 'plain' or 'special', got {user_defined!r}")
+        return cls(_core.Tokenizer.from_sentencepiece(path, user_defined == "special"))
 
     @classmethod
     def from_characters(cls, text: str, *, special_tokens: Sequence[str] = DEFAULT_SPECIALS) -> Tokenizer:

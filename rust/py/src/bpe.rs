@@ -213,6 +213,12 @@ impl Tokenizer {
     }
 
     #[staticmethod]
+    fn from_sentencepiece(py: Python<'_>, path: PathBuf, special_user_defined: bool) -> PyResult<Self> {
+        py.offload(|| bpe::Tokenizer::from_sentencepiece(&path, special_user_defined))
+            .map(|inner| Self { inner })
+    }
+
+    #[staticmethod]
     fn from_characters(py: Python<'_>, text: Text, special_tokens: Vec<String>) -> PyResult<Self> {
         py.offload(|| bpe::Tokenizer::from_characters(text.as_ref(), &special_tokens))
             .map(|inner| Self { inner })

@@ -21,8 +21,21 @@ pub(super) enum Step {
     Prepend(String),
     /// Replace one string by another.
     Replace { from: String, to: String },
+    /// Replace runs of one character by a string.
+    ReplaceRuns { of: char, runs: Runs, to: String },
     /// Remove white space at the start, at the end, or both.
     Strip { left: bool, right: bool },
+}
+
+/// Which runs of a character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Runs {
+    /// The one that the text begins with.
+    First,
+    /// The one that the text ends with.
+    Last,
+    /// Those of two or more.
+    Repeated,
 }
 
 impl Step {
@@ -36,12 +49,32 @@ impl Step {
             Self::Lowercase => Some(text.chars().flat_map(char::to_lowercase).collect()),
             Self::Prepend(prefix) => (!text.is_empty()).then(|| format!("{prefix}{text}")),
             Self::Replace { from, to } => text.contains(from).then(|| text.replace(from, to)),
+            Self::ReplaceRuns { of, runs: Runs::First, to } => {
+                let rest = text.trim_start_matches(*of);
+                (rest.len() < text.len()).then(|| format!("{to}{rest}"))
+            }
+            Self::ReplaceRuns { of, runs: Runs::Last, to } => {
+                let rest = text.trim_end_matches(*of);
+                (rest.len() < text.len()).then(|| format!("{rest}{to}"))
+            }
+            Self::ReplaceRuns { of, runs: Runs::Repeated, to } => replace_repeated(text, *of, to),
             Self::Strip { left, right } => {
                 let text = if *left { text.trim_start() } else { text };
                 Some((if *right { text.trim_end() } else { text }).to_owned())
             }
         }
     }
+}
+
+fn replace_repeated(text: &str, of: char, to: &str) -> Option<String> {
+    let twice = String::from_iter([of, of]);
+    let (mut replaced, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once(&twice) {
+        replaced += before;
+        replaced += to;
+        rest = after.trim_start_matches(of);
+    }
+    (rest.len() < text.len()).then(|| replaced + rest)
 }
 
 /// Where a text stands in what is encoded, which decides whether something is put in front of it.
@@ -80,6 +113,23 @@ mod tests {
         assert_eq!(normalize(&steps, "e\u{301}x", Place::First), "_ex");
         assert_eq!(normalize(&steps, "e\u{301}x", Place::Continued), "ex");
         assert_eq!(normalize(&steps, "", Place::First), "");
+    }
+
+    #[test]
+    fn runs_are_found_where_they_are_asked_for() {
+        let replace = |runs, text: &str| {
+            normalize(&[Step::ReplaceRuns { of: ' ', runs, to: "_".into() }], text, Place::First).into_owned()
+        };
+        for (text, first, last, repeated) in [
+            ("", "", "", ""),
+            (" ", "_", "_", " "),
+            ("   ", "_", "_", "_"),
+            ("  a b   c ", "_a b   c ", "  a b   c_", "_a b_c "),
+            ("a", "a", "a", "a"),
+        ] {
+            let found = [Runs::First, Runs::Last, Runs::Repeated].map(|runs| replace(runs, text));
+            assert_eq!(found, [first, last, repeated], "{text:?}");
+        }
     }
 
     #[test]

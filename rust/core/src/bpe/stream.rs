@@ -93,7 +93,7 @@ impl SurePlaces {
     fn of(tokenizer: &Tokenizer, finder: Option<&Finder>) -> Option<Self> {
         let pipeline = &tokenizer.pipeline;
         let is_local = |step: &Step| match step {
-            Step::Strip { .. } => false,
+            Step::Strip { .. } | Step::ReplaceRuns { .. } => false,
             Step::Replace { from, .. } => from == " ",
             _ => true,
         };

@@ -1,7 +1,6 @@
 //! Rank files of tiktoken: a token in base 64 and its rank on each line, merges implied.
 //!
-//! tiktoken joins the two neighbours whose joined bytes have the lowest rank. What happens inside a token does not
-//! depend on what is around it, so the last join that makes a token is always the same, and is its merge rule here.
+//! tiktoken joins the two neighbours whose joined bytes have the lowest rank.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::Merge;
 use super::cut::{Behavior, Cut, Stage};
+use super::join::last_join;
 use super::json::write_whole;
 use super::pipeline::{Components, Pipeline};
 use super::pretokenize::Pattern;
@@ -164,36 +164,12 @@ fn merges(tokens: &[Vec<u8>], apart: &[u32]) -> Result<Vec<Merge>> {
     let mut merges = Vec::with_capacity(tokens.len());
     for (new, token) in (0..).zip(tokens) {
         if token.len() > 1 && !is_apart[new as usize] {
-            merges.extend(last_join(token, rank).map(|(left, right)| Merge { left, right, new }));
+            let Some(at) = last_join(token, (0..=token.len()).collect(), rank) else { continue };
+            let (left, right) = token.split_at(at);
+            merges.extend(rank(left).zip(rank(right)).map(|(left, right)| Merge { left, right, new }));
         }
     }
     Ok(merges)
-}
-
-/// The two tokens that the last join puts together, if joins make the whole token.
-fn last_join(token: &[u8], rank: impl Fn(&[u8]) -> Option<u32>) -> Option<(u32, u32)> {
-    // Where parts begin, and the rank of each part joined with the next.
-    let mut begins: Vec<usize> = (0..=token.len()).collect();
-    let mut ranks: Vec<Option<u32>> = token.windows(2).map(&rank).collect();
-    loop {
-        let (at, _) = ranks
-            .iter()
-            .enumerate()
-            .filter_map(|(at, rank)| Some((at, (*rank)?)))
-            .min_by_key(|&(_, rank)| rank)?;
-        if ranks.len() == 1 {
-            let (left, right) = token.split_at(begins[1]);
-            return Some((rank(left)?, rank(right)?));
-        }
-        begins.remove(at + 1);
-        ranks.remove(at);
-        if at > 0 {
-            ranks[at - 1] = rank(&token[begins[at - 1]..begins[at + 1]]);
-        }
-        if at < ranks.len() {
-            ranks[at] = rank(&token[begins[at]..begins[at + 2]]);
-        }
-    }
 }
 
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -240,17 +216,5 @@ mod tests {
         let all: Vec<u8> = (0..=255).collect();
         assert_eq!(base64(&to_base64(&all)), Some(all));
         assert_eq!((base64("Z"), base64("Z*==")), (None, None));
-    }
-
-    #[test]
-    fn the_last_join_follows_the_ranks_inside_a_token() {
-        let rank = |bytes: &[u8]| {
-            ["a", "b", "c", "bc", "ab", "abc", "cc"].iter().position(|t| t.as_bytes() == bytes)
-        };
-        let last = |token: &str| last_join(token.as_bytes(), |bytes| rank(bytes).map(|rank| rank as u32));
-        assert_eq!(last("abc"), Some((0, 3)));
-        assert_eq!(last("ab"), Some((0, 1)));
-        // No two of its parts join to a token.
-        assert_eq!(last("acb"), None);
     }
 }

@@ -3,10 +3,12 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
 use super::chars::Boundaries;
 use super::encode::Buffers;
+use super::fallback::SPACE;
 use super::long::{self, Work};
 use super::merges::{Merge, Merges};
 use super::normalize::Place;
@@ -46,6 +48,8 @@ pub struct Tokenizer {
     pub(super) is_whole: Vec<bool>,
     /// What surrounds the merges: other ways to cut, changes to text, added tokens, templates.
     pub(super) pipeline: Pipeline,
+    /// Added tokens that are not decoded as their name, because it has the sign of a space.
+    spaced: FxHashMap<u32, Vec<u8>>,
     /// Finds the tokens that are added but not special, if there are any.
     pub(super) find_plain: Option<Finder>,
     /// Finds all added tokens; made when first asked for.
@@ -110,6 +114,7 @@ impl Tokenizer {
             byte_tokens,
             is_whole: Vec::new(),
             pipeline,
+            spaced: FxHashMap::default(),
             find_plain: None,
             find_all: OnceLock::new(),
             specials,
@@ -117,6 +122,11 @@ impl Tokenizer {
             fingerprint: OnceLock::new(),
         };
         tokenizer.is_whole = tokenizer.find_whole();
+        if tokenizer.pipeline.fallback.is_some() {
+            let spaced = tokenizer.added().filter(|(name, ..)| name.contains(SPACE));
+            tokenizer.spaced =
+                spaced.map(|(name, id, _)| (id, name.replace(SPACE, " ").into_bytes())).collect();
+        }
         if tokenizer.pipeline.rules.values().any(|rules| rules.is_plain) {
             tokenizer.find_plain = Some(Finder::new(&tokenizer, &[])?);
         }
@@ -299,7 +309,7 @@ impl Tokenizer {
         if token.is_empty() {
             return Err(Error::value(format!("no token {id}: the vocabulary leaves this id out")));
         }
-        Ok(token)
+        Ok(self.spaced.get(&id).map_or(token, Vec::as_slice))
     }
 
     /// The token with exactly these bytes.

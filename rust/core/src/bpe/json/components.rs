@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::bpe::cut::{Behavior, Cut, Stage};
 use crate::bpe::fallback::{SPACE, Spaces};
-use crate::bpe::normalize::Step;
+use crate::bpe::normalize::{Runs, Step};
 use crate::bpe::pipeline::{Prefix, Template};
 use crate::bpe::pretokenize::Pattern;
 use crate::bpe::regex::{Dialect, builtin, is_cl100k_base, literal, translate};
@@ -52,16 +52,37 @@ pub(super) fn normalizer(value: &Value) -> Refused<Vec<Step>> {
                 Step::Strip { left: flag(value, "strip_left", true), right: flag(value, "strip_right", true) }
             }
             "Replace" => {
-                let from =
-                    value.get("pattern").and_then(|pattern| pattern.get("String")).and_then(Value::as_str);
-                let from = from.filter(|from| !from.is_empty());
-                let from = from.ok_or_else(|| format!("only strings are replaced, found {value}"))?;
-                Step::Replace { from: from.to_owned(), to: text(value, "content")?.to_owned() }
+                let pattern = value.get("pattern").unwrap_or(&Value::Null);
+                let get = |kind| pattern.get(kind).and_then(Value::as_str).filter(|from| !from.is_empty());
+                let to = text(value, "content")?.to_owned();
+                match (get("String"), get("Regex").and_then(runs)) {
+                    (Some(from), _) => Step::Replace { from: from.to_owned(), to },
+                    (_, Some((of, runs))) => Step::ReplaceRuns { of, runs, to },
+                    _ => {
+                        return Err(format!(
+                            "only strings and runs of a character are replaced, found {value}"
+                        ));
+                    }
+                }
             }
             kind => return Err(format!("normalizer {kind} is not supported")),
         })
     };
     flat(value, "normalizers").into_iter().map(step).collect()
+}
+
+/// The runs that an expression matches, if it is that simple.
+fn runs(expression: &str) -> Option<(char, Runs)> {
+    let (of, runs) = if let Some(rest) = expression.strip_prefix("\\A") {
+        (rest.strip_suffix('+')?, Runs::First)
+    } else if let Some(rest) = expression.strip_suffix("+\\z") {
+        (rest, Runs::Last)
+    } else {
+        (expression.strip_suffix("{2,}")?, Runs::Repeated)
+    };
+    let mut chars = of.chars();
+    let of = chars.next().filter(|of| !of.is_ascii_punctuation())?;
+    chars.next().is_none().then_some((of, runs))
 }
 
 /// How a pre-tokenizer cuts.
