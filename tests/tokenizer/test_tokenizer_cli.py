@@ -12,7 +12,7 @@ import tokenizers
 
 from tempa import cli
 from tempa.cli.compare import measure
-from tempa.tokenizer import Tokenizer
+from tempa.tokenizer import Tokenizer, measure_fit
 
 TEXT = "the cat sat on the mat and the dog sat on the log\n" * 20
 
@@ -75,8 +75,30 @@ def test_inspect_shows_tokens_and_measures_the_vocabulary(
     assert shown.startswith("".join(f"{token}\t{text}\n" for token, text in zip(ids, texts, strict=True)))
     assert "bytes per token" in shown
     assert "295 ordinary tokens" in shown
-    measured = run(["inspect", trained, "--file", trained.parent / "a.txt"], capsys)
-    assert "for 1,000 bytes" in measured
+    assert f"{len(ids)} tokens, {len(set(ids))} of them different, for 7 bytes" in shown
+    assert "unused" not in shown
+
+
+def test_inspect_measures_how_the_vocabulary_fits_files(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new.jsonl"
+    new.write_text('{"body": "zzz"}\n{"body": "é"}\n', encoding="utf-8")
+    shown = run(["inspect", trained, "--on", trained.parent / "a.txt", new, "--field", "body"], capsys)
+    texts = {str(trained.parent / "a.txt"): [TEXT], str(new): ["zzz", "é"]}
+    assert shown.endswith(f"\n\n{measure_fit(Tokenizer.load(trained), texts)}\n")
+
+
+def test_gaps_between_ids_are_no_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranks = tmp_path / "gpt2.tiktoken"
+    Tokenizer.train(["aaaa aaaa"], vocab_size=260, special_tokens=()).save_tiktoken(ranks)
+    gaps = Tokenizer.from_tiktoken(ranks, pattern="gpt2", special_tokens={"<|end|>": 300})
+    gaps.save(tmp_path)
+    (tmp_path / "a.txt").write_text("aaaa")
+    shown = run(["inspect", tmp_path, "--on", tmp_path / "a.txt"], capsys)
+    num_tokens = gaps.num_merges + 256
+    assert f"{300 - num_tokens} ids without a token\n{num_tokens} ordinary tokens" in shown
+    assert f"unused: {num_tokens - 1} of {num_tokens} ordinary tokens" in shown
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
-from numpy.typing import NDArray
 
 from tempa import config
 from tempa.cli.compare import compare, export
 from tempa.cli.group import dispatch
 from tempa.cli.places import AnyTokenizer, read_tokenizer
-from tempa.cli.tokenizer_train import train
+from tempa.cli.tokenizer_train import measure_files, train
 from tempa.cli.tokens import print_tokens
-from tempa.data.documents import read_documents
 from tempa.tokenizer import Tokenizer
+from tempa.tokenizer.fit import ordinary_tokens
 
 _Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT ...")]
 _Numbers = Annotated[tuple[int, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ID ...")]
@@ -112,16 +110,16 @@ class InspectConfig:
     tokenizer: Annotated[_Place, tyro.conf.Positional]
     text: _Words = ()
     """The text to show token by token."""
-    file: Path | None = None
-    """A .txt, .jsonl or .parquet file to measure; its beginning is shown."""
+    on: tuple[Path, ...] = ()
+    """.txt, .jsonl or .parquet files, or directories of them: bytes per token of each, unused tokens."""
+    field: str = "text"
+    """Key or column that holds the text in .jsonl and .parquet files."""
     ids: bool = False
     """Show each token on a line of its own with its id, in a terminal too."""
     special: bool = False
     """Recognise special tokens in the text."""
 
 
-# Of a file, so much is shown; all of it is measured.
-_SHOWN_TOKENS = 400
 # Some models have hundreds of reserved special tokens.
 _SHOWN_NAMES = 20
 
@@ -131,28 +129,26 @@ def _inspect(argv: list[str]) -> int:
         InspectConfig,
         argv,
         prog="tempa tokenizer inspect",
-        description="Show how a text is cut into tokens and how well the vocabulary fits it. "
-        "In a terminal tokens are coloured; elsewhere each has a line with its id.",
+        description="Show how a text is cut into tokens, what the vocabulary holds, and how well it fits "
+        "files. In a terminal tokens are coloured; elsewhere each has a line with its id.",
     )
     tokenizer = read_tokenizer(settings.tokenizer)
-    texts = [" ".join(settings.text)] if settings.text else []
-    if settings.file is not None:
-        texts += [document.text for document in read_documents(settings.file)]
-    if any(texts):
-        allowed = tokenizer.special_tokens if settings.special else ()
-        ids, _ = tokenizer.encode_batch(texts, allowed_special=allowed)
-        print_tokens(tokenizer, ids[:_SHOWN_TOKENS].tolist(), by_line=settings.ids)
-        print("\n".join(_fit(texts, ids)))
+    if text := " ".join(settings.text):
+        ids = tokenizer.encode(text, allowed_special=tokenizer.special_tokens if settings.special else ())
+        print_tokens(tokenizer, ids, by_line=settings.ids)
+        print("\n".join(_counts(text, ids)))
     print("\n".join(_vocabulary(tokenizer)))
+    if settings.on:
+        print(f"\n{measure_files(tokenizer, settings.on, settings.field)}")
     return 0
 
 
-def _fit(texts: list[str], ids: NDArray[np.uint32]) -> Iterator[str]:
-    if len(ids) > _SHOWN_TOKENS:
-        yield f"... and {len(ids) - _SHOWN_TOKENS:,} more tokens"
-    num_bytes, num_chars = sum(len(text.encode()) for text in texts), sum(map(len, texts))
-    yield f"\n{len(ids):,} tokens, {len(np.unique(ids)):,} of them different, for {num_bytes:,} bytes"
-    yield f"{num_bytes / len(ids):.3f} bytes per token, {num_chars / len(ids):.3f} characters per token\n"
+def _counts(text: str, ids: list[int]) -> Iterator[str]:
+    num_tokens, num_bytes = len(ids), len(text.encode())
+    yield f"\n{num_tokens:,} tokens, {len(set(ids)):,} of them different, for {num_bytes:,} bytes"
+    if ids:
+        bytes_each, chars_each = num_bytes / num_tokens, len(text) / num_tokens
+        yield f"{bytes_each:.3f} bytes per token, {chars_each:.3f} characters per token\n"
 
 
 def _vocabulary(tokenizer: AnyTokenizer) -> Iterator[str]:
@@ -163,11 +159,10 @@ def _vocabulary(tokenizer: AnyTokenizer) -> Iterator[str]:
         shown = [f"{name!r} {token}" for name, token in list(named.items())[:_SHOWN_NAMES]]
         more = f" and {len(named) - _SHOWN_NAMES:,} more" if len(named) > _SHOWN_NAMES else ""
         yield f"{kind} tokens: {', '.join(shown) or 'none'}{more}"
-    ordinary = sorted(set(range(tokenizer.vocab_size)) - {*specials.values(), *plain.values()})
-    known = [_bytes_of(tokenizer, token) for token in ordinary]
-    tokens = [token for token in known if token]
-    if len(tokens) < len(known):
-        yield f"{len(known) - len(tokens):,} ids without a token"
+    known = ordinary_tokens(tokenizer)
+    tokens = [token for number, token in known.items() if number not in plain.values()]
+    if (num_free := tokenizer.vocab_size - len(known) - len(specials)) > 0:
+        yield f"{num_free:,} ids without a token"
     lengths = [len(token) for token in tokens]
     yield f"{len(tokens):,} ordinary tokens, {sum(lengths) / len(tokens):.2f} bytes long on average:"
     for low, high in ((1, 1), (2, 3), (4, 7), (8, 15), (16, max(16, *lengths))):
@@ -176,14 +171,6 @@ def _vocabulary(tokenizer: AnyTokenizer) -> Iterator[str]:
         yield f"  {name:>9} bytes  {count:>7,}  {'#' * round(40 * count / len(tokens))}".rstrip()
     longest = sorted(tokens, key=len, reverse=True)[:5]
     yield f"longest: {', '.join(repr(token.decode(errors='replace')) for token in longest)}"
-
-
-def _bytes_of(tokenizer: AnyTokenizer, token: int) -> bytes:
-    """The token's bytes, or none for an id that the vocabulary leaves out."""
-    try:
-        return tokenizer.token_bytes(token)
-    except ValueError:
-        return b""
 
 
 def _text(words: tuple[str, ...]) -> str:

@@ -10,11 +10,11 @@ from typing import Annotated
 import tyro
 
 from tempa import config
-from tempa.cli.places import read_bpe
+from tempa.cli.places import AnyTokenizer, read_bpe
 from tempa.cli.progress import WorkProgress
 from tempa.data.documents import corpus_files, read_documents
 from tempa.tokenizer import DEFAULT_SPECIALS, Pattern, Tokenizer
-from tempa.tokenizer.fit import measure_fit
+from tempa.tokenizer.fit import Fit, measure_fit
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def train(argv: list[str]) -> int:
                 progress.show("merge", merges, most or merges, "merges")
 
         tokenizer = Tokenizer.train(
-            _texts(settings, settings.files, lambda done: progress.show("read", done, total, "bytes")),
+            _texts(settings.files, settings.field, lambda done: progress.show("read", done, total, "bytes")),
             vocab_size=settings.vocab_size,
             pattern=settings.pattern,
             special_tokens=settings.special_tokens,
@@ -90,20 +90,26 @@ def train(argv: list[str]) -> int:
     if tokenizer.vocab_size < settings.vocab_size:
         print(f"fewer than {settings.vocab_size}: no other pair occurs {settings.min_frequency} times")
     if settings.report:
-        sources = {str(path): _texts(settings, (path,)) for path in settings.files}
-        with WorkProgress() as progress:
-            fit = measure_fit(
-                tokenizer,
-                sources,
-                num_threads=settings.num_threads,
-                progress=lambda done: progress.show("measure", done, max(done, total), "bytes"),
-            )
-        print(fit)
+        print(measure_files(tokenizer, settings.files, settings.field, settings.num_threads))
     return 0
 
 
+def measure_files(
+    tokenizer: AnyTokenizer, files: tuple[Path, ...], field: str, num_threads: int | None = None
+) -> Fit:
+    """How well a vocabulary fits the documents of each of some files."""
+    total = sum(file.stat().st_size for file in corpus_files(files))
+    with WorkProgress() as progress:
+        return measure_fit(
+            tokenizer,
+            {str(path): _texts((path,), field) for path in files},
+            num_threads=num_threads,
+            progress=lambda done: progress.show("measure", done, max(done, total), "bytes"),
+        )
+
+
 def _texts(
-    settings: TrainConfig, files: tuple[Path, ...], progress: Callable[[int], object] | None = None
+    files: tuple[Path, ...], field: str, progress: Callable[[int], object] | None = None
 ) -> Iterator[str]:
     done = 0
 
@@ -113,5 +119,5 @@ def _texts(
         if progress:
             progress(done)
 
-    documents = read_documents(files, field=settings.field, progress=read)
+    documents = read_documents(files, field=field, progress=read)
     return (document.text for document in documents)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tempa.tokenizer.package import PackageTokenizer
 from tempa.tokenizer.tokenizer import Tokenizer
 from tempa.tokenizer.training import in_batches
 
@@ -52,7 +54,7 @@ class Fit:
         sources: Each source by its name.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | PackageTokenizer
     sources: Mapping[str, SourceFit]
 
     @property
@@ -64,14 +66,16 @@ class Fit:
 
     def unused(self) -> list[int]:
         """Ordinary tokens that no source has, by id."""
-        specials = set(self.tokenizer.special_tokens.values())
-        return [token for token in np.flatnonzero(self.total.counts == 0).tolist() if token not in specials]
+        counts = self.total.counts
+        return [token for token in self._ordinary if counts[token] == 0]
 
     def longest(self, count: int = _NAMED_TOKENS) -> list[int]:
         """The ordinary tokens of most bytes, longest first and then by id."""
-        specials = set(self.tokenizer.special_tokens.values())
-        ordinary = (token for token in range(len(self.tokenizer)) if token not in specials)
-        return sorted(ordinary, key=lambda token: -len(self.tokenizer.token_bytes(token)))[:count]
+        return sorted(self._ordinary, key=lambda token: -len(self._ordinary[token]))[:count]
+
+    @cached_property
+    def _ordinary(self) -> dict[int, bytes]:
+        return ordinary_tokens(self.tokenizer)
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -85,17 +89,29 @@ class Fit:
         for name, fit in rows:
             numbers = f"{fit.num_bytes:>15,}  {fit.num_tokens:>13,}  {fit.bytes_per_token:>11.3f}"
             yield f"{name:<{width}}  {numbers}  {fit.num_used:>9,}"
-        unused, ordinary = self.unused(), len(self.tokenizer) - len(self.tokenizer.special_tokens)
+        unused = self.unused()
         examples = f": {self._named(unused[-_NAMED_TOKENS:])}" if unused else ""
-        yield f"unused: {len(unused):,} of {ordinary:,} ordinary tokens{examples}"
+        yield f"unused: {len(unused):,} of {len(self._ordinary):,} ordinary tokens{examples}"
         yield f"longest: {self._named(self.longest())}"
 
     def _named(self, tokens: list[int]) -> str:
-        return ", ".join(repr(self.tokenizer.token_bytes(token).decode(errors="replace")) for token in tokens)
+        return ", ".join(repr(self._ordinary[token].decode(errors="replace")) for token in tokens)
+
+
+def ordinary_tokens(tokenizer: Tokenizer | PackageTokenizer) -> dict[int, bytes]:
+    """The bytes of each token by its id; special ones are left out, and ids without a token."""
+    tokens, specials = {}, set(tokenizer.special_tokens.values())
+    for token in range(len(tokenizer)):
+        if token not in specials:
+            try:
+                tokens[token] = tokenizer.token_bytes(token)
+            except ValueError:  # vocabularies may leave ids out
+                continue
+    return tokens
 
 
 def measure_fit(
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | PackageTokenizer,
     texts_by_source: Mapping[str, Iterable[str]],
     *,
     num_threads: int | None = None,
