@@ -89,7 +89,11 @@ impl Pending {
         let hash = hash::bytes(piece);
         let seen = &mut self.seen[hash as usize % NUM_SEEN];
         let same = usize::from(*seen);
-        if self.pieces.get(same).is_some_and(|other| &text[other.bytes.clone()] == piece) {
+        if self
+            .pieces
+            .get(same)
+            .is_some_and(|other| other.hash == hash && &text[other.bytes.clone()] == piece)
+        {
             self.holes.push((at, same));
             return;
         }
