@@ -12,6 +12,7 @@ use std::collections::BinaryHeap;
 
 use super::merges::{Merge, Merges, NO_RULE};
 use super::short::{self, Group, MAX_IDS};
+use crate::{Error, Result};
 
 /// Ids from the start of a short window to that of the next; those they share have room for several usual tokens.
 const STRIDE: usize = MAX_IDS - 24;
@@ -24,6 +25,24 @@ const LARGE: Width = Width { window: 1024, overlap: 256 };
 struct Width {
     window: usize,
     overlap: usize,
+}
+
+/// Positions in a piece have 32 bits, and the highest number is taken.
+pub(super) const MAX_BYTES: usize = u32::MAX as usize - 1;
+
+/// Refuses a piece that is too long to be merged, before anything is done with it.
+///
+/// # Errors
+/// [`Error::Value`] that says how many bytes there may be at `most`.
+pub(super) fn check_len(piece: &[u8], most: usize) -> Result<()> {
+    if piece.len() <= most {
+        return Ok(());
+    }
+    Err(Error::value(format!(
+        "{} bytes without a place where the pattern cuts: at most {most} can be merged; cut the text before it \
+         is encoded",
+        piece.len()
+    )))
 }
 
 /// Applies the rules to the ids from `start` on: always the lowest rank first, and the leftmost pair of that rank.

@@ -29,6 +29,7 @@ pub(super) struct Pending {
     log: Log,
     chars: CharTokens,
     work: Work,
+    max_piece_bytes: usize,
 }
 
 /// So many that fetching for all of them at once hides how long memory takes.
@@ -65,6 +66,7 @@ impl Pending {
             log: Log::new(),
             chars: CharTokens::new(),
             work: Work::default(),
+            max_piece_bytes: long::MAX_BYTES,
         }
     }
 
@@ -111,7 +113,7 @@ impl Pending {
     /// Finds the ids of all pieces of the text and puts them where they belong.
     ///
     /// # Errors
-    /// [`Error::Value`] if a character tokenizer meets a character that it does not have.
+    /// [`Error::Value`] if a character tokenizer meets a character that it does not have, or a piece is too long.
     pub(super) fn finish(
         &mut self,
         text: &[u8],
@@ -137,7 +139,7 @@ impl Pending {
 
     /// Finds the ids of pieces that were met before, or are tokens, and what the others start from.
     fn find(&mut self, text: &[u8], tokenizer: &Tokenizer, cache: &mut PieceCache) -> Result<()> {
-        let Self { pieces, ids, shortest, short, log, chars, work, .. } = self;
+        let Self { pieces, ids, shortest, short, log, chars, work, max_piece_bytes, .. } = self;
         let Tokenizer { vocab, merges, boundaries, byte_tokens, is_whole, pipeline, .. } = tokenizer;
         for piece in &*pieces {
             log.prefetch_ids(piece.hash);
@@ -154,6 +156,7 @@ impl Pending {
             } else if let Some(known) = log.get(text, hash) {
                 ids.extend_from_slice(known);
             } else {
+                long::check_len(text, *max_piece_bytes)?;
                 if pipeline.fallback.is_some() {
                     tokenizer.units(text, ids);
                 } else {
@@ -231,4 +234,27 @@ fn unknown_character(piece: &[u8]) -> Error {
     let text = String::from_utf8_lossy(piece);
     let code = text.chars().next().map_or(0, |c| c as u32);
     Error::value(format!("character {text:?} (U+{code:04X}) is not in the character vocabulary"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_that_is_too_long_is_refused_and_the_next_text_is_not_affected() {
+        let tokenizer = Tokenizer::from_characters("ab", &[]).unwrap();
+        let (mut pending, mut cache, mut ids) = (Pending::new(), PieceCache::new(), Vec::new());
+        pending.max_piece_bytes = 1;
+        let mut encode = |text: &[u8], cache: &mut PieceCache| {
+            pending.add(0..text.len(), Key::default(), 0, text, &tokenizer, cache);
+            pending.finish(text, &tokenizer, cache, &mut ids)
+        };
+        let message = encode(b"ab", &mut cache).unwrap_err().to_string();
+        assert!(
+            message.starts_with("2 bytes without a place where the pattern cuts: at most 1 can"),
+            "{message}"
+        );
+        encode(b"b", &mut cache).unwrap();
+        assert_eq!(ids, [1]);
+    }
 }
