@@ -8,11 +8,9 @@ tiktoken lists, tokenizers objects. Files are written from texts seen before.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import random
-import sysconfig
 import time
 from collections.abc import Callable
 from functools import cache
@@ -31,7 +29,6 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 VOCAB = DATA / "gpt2-vocab.bpe", DATA / "gpt2-encoder.json"
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 SIDES = ["ours", "tiktoken", "tokenizers"]
-NUM_BYTES = 2_000_000
 END_ID = 50256
 
 pytestmark = pytest.mark.skipif(
@@ -42,26 +39,6 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "TOKENIZERS_PARALLELISM", "false")
-
-
-@cache
-def texts(kind: str) -> list[str]:
-    """Whole documents, `NUM_BYTES` of them."""
-    if kind == "english":
-        plays = (DATA / "tinyshakespeare.txt").read_text("utf-8")
-        lines = (DATA / "gsm8k-train.jsonl").read_text("utf-8").splitlines()
-        sums = [f"{row['question']}\n{row['answer']}" for row in map(json.loads, lines)]
-        documents = [plays[i : i + 5000] for i in range(0, NUM_BYTES // 2, 5000)] + sums
-    else:
-        files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-        documents = [file.read_text("utf-8") for file in files]
-    taken, size = [], 0
-    for text in documents:
-        if size >= NUM_BYTES:
-            break
-        taken.append(text)
-        size += len(text.encode())
-    return taken
 
 
 @cache
@@ -107,17 +84,17 @@ def flat(side: str, result: Any) -> list[int]:
     return [token for row in rows for token in row]
 
 
-@cache
-def expected(kind: str) -> list[int]:
+@pytest.fixture(scope="module")
+def expected(texts: Callable[[str], list[str]]) -> Callable[[str], list[int]]:
     """What all sides must give; asserted by `test_encode` for each of them."""
-    return flat("tiktoken", ENCODE["tiktoken"](same("tiktoken"), texts(kind)))
+    return cache(lambda kind: flat("tiktoken", ENCODE["tiktoken"](same("tiktoken"), texts(kind))))
 
 
 @pytest.mark.benchmark(group="encode a batch, GPT-2 vocabulary, 1 thread", timer=time.process_time)
 @pytest.mark.parametrize("seen", ["first", "again"])
 @pytest.mark.parametrize("kind", ["english", "code"])
 @pytest.mark.parametrize("side", SIDES)
-def test_encode(benchmark, side, kind, seen) -> None:
+def test_encode(benchmark, texts, expected, side, kind, seen) -> None:
     batch = texts(kind)
     assert flat(side, ENCODE[side](same(side), batch)) == expected(kind)
     benchmark.extra_info["bytes"] = sum(len(text.encode()) for text in batch)
@@ -146,7 +123,7 @@ def to_file(side: str) -> Callable[[Any, list[str], Path], None]:
 )
 @pytest.mark.parametrize("kind", ["english", "code"])
 @pytest.mark.parametrize("side", SIDES)
-def test_encode_to_file(benchmark, tmp_path, side, kind) -> None:
+def test_encode_to_file(benchmark, texts, expected, tmp_path, side, kind) -> None:
     batch, path, write = texts(kind), tmp_path / "ids", to_file(side)
     write(same(side), batch, path)
     found = (
@@ -161,7 +138,7 @@ def test_encode_to_file(benchmark, tmp_path, side, kind) -> None:
 @pytest.mark.benchmark(group="encode one text to a list", timer=time.process_time)
 @pytest.mark.parametrize("num_chars", [64, 1024, 16384])
 @pytest.mark.parametrize("side", SIDES)
-def test_encode_one(benchmark, side, num_chars) -> None:
+def test_encode_one(benchmark, texts, side, num_chars) -> None:
     text = "".join(texts("english"))[5000 : 5000 + num_chars]
     tokenizer = same(side)
     assert ONE[side](tokenizer, text) == same("tiktoken").encode_ordinary(text)
@@ -182,7 +159,7 @@ def test_encode_hard(benchmark, side, kind) -> None:
 @pytest.mark.benchmark(group="decode", timer=time.process_time)
 @pytest.mark.parametrize("kind", ["english", "code"])
 @pytest.mark.parametrize("side", SIDES)
-def test_decode(benchmark, side, kind) -> None:
+def test_decode(benchmark, texts, expected, side, kind) -> None:
     ids, text = expected(kind), "".join(texts(kind))
     assert DECODE[side](same(side), ids) == text
     benchmark.extra_info["bytes"] = len(text.encode())

@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import sysconfig
 import time
 from base64 import b64encode
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,38 +21,16 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from tempa.tokenizer import Tokenizer
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CORPUS = os.environ.get("TEMPA_BENCH_CORPUS")
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SIDES = ["ours", "tokenizers", "gigabpe", "rustbpe"]
-NUM_BYTES = 2_000_000
 
 Merges = list[str] | list[bytes]
 
 
-@cache
-def texts(kind: str) -> list[str]:
-    """Whole documents, `NUM_BYTES` of them, or all of the corpus."""
-    if kind == "corpus":
-        with Path(str(CORPUS)).open(encoding="utf-8") as lines:
-            return [json.loads(line)["text"] for line in lines]
-    if kind == "english":
-        if not DATA.is_dir():
-            pytest.skip(f"no data in {DATA}")
-        plays = (DATA / "tinyshakespeare.txt").read_text("utf-8")
-        lines = (DATA / "gsm8k-train.jsonl").read_text("utf-8").splitlines()
-        sums = [f"{row['question']}\n{row['answer']}" for row in map(json.loads, lines)]
-        documents = [plays[i : i + 5000] for i in range(0, NUM_BYTES // 2, 5000)] + sums
-    else:
-        files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-        documents = [file.read_text("utf-8") for file in files]
-    taken, size = [], 0
-    for text in documents:
-        if size >= NUM_BYTES:
-            break
-        taken.append(text)
-        size += len(text.encode())
-    return taken
+def corpus() -> list[str]:
+    with Path(str(CORPUS)).open(encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines]
 
 
 def spelled(tokenizer_json: str) -> list[str]:
@@ -141,7 +117,7 @@ def _skip_unless_installed(side: str) -> None:
 @pytest.mark.benchmark(group="train 16,384 tokens, 1 thread", timer=time.process_time)
 @pytest.mark.parametrize("kind", ["english", "code"])
 @pytest.mark.parametrize("side", SIDES)
-def test_train(benchmark, side, kind, tmp_path) -> None:
+def test_train(benchmark, texts, side, kind, tmp_path) -> None:
     _skip_unless_installed(side)
     batch = texts(kind)
     file = joined(batch, tmp_path)
@@ -156,7 +132,7 @@ def test_train(benchmark, side, kind, tmp_path) -> None:
 def test_train_on_a_corpus(record, side, vocab_size, tmp_path) -> None:
     """Each round is a process of its own, whose memory is that above what the texts take."""
     _skip_unless_installed(side)
-    batch = texts("corpus")
+    batch = corpus()
     file = joined(batch, tmp_path)
     rounds = [_measured(side, vocab_size, file) for _ in range(1 if side == "tokenizers" else 3)]
     assert rounds[0][2] == expected(side, batch, vocab_size, file)
@@ -171,7 +147,7 @@ def _measured(side: str, vocab_size: int, file: Path) -> tuple[float, int, Merge
 
 
 def _train_and_measure(side: str, vocab_size: int, file: Path) -> tuple[float, int, Merges]:
-    batch = [] if side == "gigabpe" else texts("corpus")
+    batch = [] if side == "gigabpe" else corpus()
     Path("/proc/self/clear_refs").write_text("5")  # the high water mark starts here
     before, start_s = _status("VmRSS"), time.process_time()
     merges = TRAIN[side](batch, vocab_size, file)

@@ -9,8 +9,11 @@ of the first number there. What is not a call time is measured by the bench and 
 from __future__ import annotations
 
 import datetime
+import json
+import sysconfig
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from tempa.bench import results
 from tempa.bench.machine import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+NUM_BYTES = 2_000_000
 # Whose version is noted beside every result, when installed.
 NOTED = (
     "torch",
@@ -36,6 +41,34 @@ UNITS = {"bytes": "B/s", "flops": "FLOP/s"}
 
 _measured: dict[Path, list[results.Result]] = defaultdict(list)
 _context: dict[str, Any] = {}
+
+
+@pytest.fixture(scope="session")
+def texts() -> Callable[[str], list[str]]:
+    """Real text: `texts("english")` is plays and school mathematics, `texts("code")` the standard library."""
+    return _texts
+
+
+@cache
+def _texts(kind: str) -> list[str]:
+    """Whole documents, `NUM_BYTES` of them."""
+    if kind == "english":
+        if not DATA.is_dir():
+            pytest.skip(f"no data in {DATA}")
+        plays = (DATA / "tinyshakespeare.txt").read_text("utf-8")
+        lines = (DATA / "gsm8k-train.jsonl").read_text("utf-8").splitlines()
+        sums = [f"{row['question']}\n{row['answer']}" for row in map(json.loads, lines)]
+        documents = [plays[i : i + 5000] for i in range(0, NUM_BYTES // 2, 5000)] + sums
+    else:
+        files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+        documents = [file.read_text("utf-8") for file in files]
+    taken, size = [], 0
+    for text in documents:
+        if size >= NUM_BYTES:
+            break
+        taken.append(text)
+        size += len(text.encode())
+    return taken
 
 
 @pytest.fixture
