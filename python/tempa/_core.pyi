@@ -250,8 +250,22 @@ def clean_texts(
 # dedup.rs
 def content_hashes(texts: Sequence[str]) -> NDArray[np.uint64]: ...
 def exact_duplicates(
-    texts: Sequence[str], progress: Callable[[int], object] | None = None
+    texts: Sequence[str],
+    equality: str = "folded",
+    progress: Callable[[int], object] | None = None,
 ) -> NDArray[np.int64]: ...
+def canonical_urls(urls: Sequence[str]) -> list[str]: ...
+
+@final
+class SeenPieces:
+    def __new__(
+        cls, piece: str, min_bytes: int, capacity: int = 0, false_positives: float = 0.0
+    ) -> SeenPieces: ...
+    def count(self, texts: Sequence[str]) -> NDArray[np.int64]: ...
+    def drop(self, texts: Sequence[str]) -> tuple[list[str | None], NDArray[np.int64]]: ...
+    @property
+    def num_bytes(self) -> int: ...
+
 def near_duplicates(
     texts: Sequence[str],
     options: tuple[float, str, int, int, int, int, bool],

@@ -27,6 +27,8 @@ class Duplicates:
     with the probability 1 - (1 - s^rows)^bands, then compared exactly.
     """
 
+    urls: bool = False
+    """Drop documents whose source is the URL of one that came before."""
     exact: bool = True
     """Drop texts that are equal but for case and white space."""
     near: bool = True
@@ -97,13 +99,13 @@ def dedup(
     report: FunnelReport | None = None,
     progress: Callable[[str, int], object] | None = None,
 ) -> list[Document]:
-    """Drop exact, then near duplicates.
+    """Drop copies of a URL if asked for, then exact, then near duplicates.
 
     Args:
         documents: Held in memory while they are compared.
         settings: What counts as a duplicate.
         score: The near duplicate with the greatest score is kept, whatever `settings.keep` says.
-        report: Gets a stage named "dedup" with the rules "exact" and "near".
+        report: Gets a stage named "dedup" with the rules "url", "exact" and "near".
         progress: Called with ("exact" or "near", bytes done).
 
     Returns:
@@ -117,9 +119,14 @@ def dedup(
     stage = (report or FunnelReport()).stage("dedup")
     kept = list(documents)
     call = progress or (lambda _what, _done: None)
+    if settings.urls:
+        places: dict[str, int] = {}
+        urls = _core.canonical_urls([document.source for document in kept])
+        first = np.array([places.setdefault(url, i) for i, url in enumerate(urls)], np.int64)
+        kept = _without_duplicates("url", kept, first, stage)
     if settings.exact:
         texts = [document.text for document in kept]
-        first = _core.exact_duplicates(texts, lambda done: call("exact", done))
+        first = _core.exact_duplicates(texts, "folded", lambda done: call("exact", done))
         kept = _without_duplicates("exact", kept, first, stage)
     if settings.near:
         texts = [document.text for document in kept]

@@ -1,11 +1,16 @@
 //! Exact and near duplicates.
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use rayon::prelude::*;
-use tempa_core::Error;
-use tempa_core::dedup::{self, Bands, Keep, NearOptions, Shingler, Unit};
+use tempa_core::dedup::{
+    self, Bands, Bloom, Equality, Keep, KeySet, NearOptions, Piece, Seen, Shingler, Unit,
+};
+use tempa_core::{Error, Monitor};
 
 use crate::border::Offload;
 use crate::error::to_python;
@@ -20,16 +25,90 @@ pub(crate) fn content_hashes(py: Python<'_>, texts: Vec<PyBackedStr>) -> PyResul
     Ok(hashes.into_pyarray(py))
 }
 
-/// exact_duplicates(texts, progress=None) -> int64 array: the place of the first equal text; progress gets bytes.
+/// exact_duplicates(texts, equality="folded", progress=None) -> int64 array: the place of the first equal text, as
+/// "bytes" or "folded"; progress gets bytes.
 #[pyfunction]
-#[pyo3(signature = (texts, progress=None))]
+#[pyo3(signature = (texts, equality="folded", progress=None))]
 pub(crate) fn exact_duplicates<'py>(
     py: Python<'py>,
     texts: Vec<PyBackedStr>,
+    equality: &str,
     progress: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Places<'py>> {
-    let first = py.offload_long(progress, |monitor| dedup::exact_duplicates(&texts, monitor))?;
+    let equality = Equality::from_name(equality).map_err(to_python)?;
+    let first = py.offload_long(progress, |monitor| dedup::exact_duplicates(&texts, equality, monitor))?;
     Ok(places(py, first))
+}
+
+/// canonical_urls(urls) -> one spelling for the URLs of a page.
+#[pyfunction]
+pub(crate) fn canonical_urls(py: Python<'_>, urls: Vec<PyBackedStr>) -> PyResult<Vec<String>> {
+    py.offload(|| Ok(urls.iter().map(|url| dedup::canonical_url(url)).collect()))
+}
+
+/// SeenPieces(piece, min_bytes, capacity=0, false_positives=0.0): the "line"s or "paragraph"s of all texts so far,
+/// exactly or, with a capacity, in a Bloom filter.
+///
+/// The lock is held for one call, so that texts are taken in the order of the calls.
+#[pyclass(frozen, module = "tempa._core")]
+pub(crate) struct SeenPieces {
+    piece: Piece,
+    min_bytes: usize,
+    seen: Mutex<Seen>,
+}
+
+#[pymethods]
+impl SeenPieces {
+    #[new]
+    #[pyo3(signature = (piece, min_bytes, capacity=0, false_positives=0.0))]
+    fn new(piece: &str, min_bytes: usize, capacity: usize, false_positives: f64) -> PyResult<Self> {
+        let piece = Piece::from_name(piece).map_err(to_python)?;
+        let seen = if capacity == 0 {
+            Seen::Exact(KeySet::default())
+        } else {
+            Seen::Bloom(Bloom::new(capacity, false_positives).map_err(to_python)?)
+        };
+        Ok(Self { piece, min_bytes, seen: Mutex::new(seen) })
+    }
+
+    /// count(texts) -> int64 array: how many pieces of each text have occurred before; adds them all.
+    fn count<'py>(&self, py: Python<'py>, texts: Vec<PyBackedStr>) -> PyResult<Places<'py>> {
+        let counts = py.offload_long(None, |monitor| {
+            let repeated = self.find(&texts, monitor)?;
+            Ok(repeated.iter().map(|ranges| ranges.len() as i64).collect::<Vec<_>>())
+        })?;
+        Ok(counts.into_pyarray(py))
+    }
+
+    /// drop(texts) -> (each text without pieces that have occurred before, or None if it has none; how many it had).
+    fn drop<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<PyBackedStr>,
+    ) -> PyResult<(Vec<Option<String>>, Places<'py>)> {
+        let (kept, counts): (Vec<_>, Vec<_>) = py.offload_long(None, |monitor| {
+            let repeated = self.find(&texts, monitor)?;
+            let rest = texts.par_iter().zip(repeated).map(|(text, ranges)| {
+                let kept = (!ranges.is_empty()).then(|| dedup::without(text, &ranges));
+                (kept, ranges.len() as i64)
+            });
+            Ok(rest.unzip())
+        })?;
+        Ok((kept, counts.into_pyarray(py)))
+    }
+
+    /// Bytes of memory.
+    #[getter]
+    fn num_bytes(&self) -> usize {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).num_bytes()
+    }
+}
+
+impl SeenPieces {
+    fn find(&self, texts: &[PyBackedStr], monitor: &Monitor) -> tempa_core::Result<Vec<Vec<Range<usize>>>> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        dedup::repeated_pieces(texts, self.piece, self.min_bytes, &mut seen, monitor)
+    }
 }
 
 /// (threshold, unit, ngram, bands, rows, seed, is_exact)
