@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from tempa.tokenizer.tokenizer import END_OF_TEXT, Tokenizer
+from tempa.tokenizer.specials import END_OF_TEXT
+from tempa.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import transformers

@@ -12,12 +12,14 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tempa.tokenizer.tokenizer import Ids, Placed, Specials, Tokenizer
+from tempa.tokenizer.options import Side, Specials
+from tempa.tokenizer.placed import Placed
+from tempa.tokenizer.tokenizer import Ids, Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -80,7 +82,7 @@ class PackageTokenizer:
         allowed_special: Specials = (),
         add_special_tokens: bool = False,
         max_tokens: int | None = None,
-        truncate: Literal["right", "left"] = "right",
+        truncate: Side = "right",
     ) -> list[int]:
         """The ids of a text; see `Tokenizer.encode`."""
         tokenizer = self._for(allowed_special)

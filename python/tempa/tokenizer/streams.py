@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tempa import _core
-from tempa.tokenizer.tokenizer import Specials, Tokenizer
+from tempa.tokenizer.options import Specials, checked_options
+from tempa.tokenizer.tokenizer import Tokenizer
 
 
 class StreamDecoder:
@@ -47,7 +48,8 @@ class StreamEncoder:
     __slots__ = ("_core",)
 
     def __init__(self, tokenizer: Tokenizer, *, allowed_special: Specials = ()) -> None:
-        self._core = _core.StreamEncoder(tokenizer._core, tokenizer._options(allowed_special))
+        options = checked_options(tokenizer.special_tokens, allowed_special)
+        self._core = _core.StreamEncoder(tokenizer._core, options)
 
     def push(self, text: str) -> list[int]:
         """The ids that can no longer change."""

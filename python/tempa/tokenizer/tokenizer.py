@@ -2,15 +2,12 @@
 
 A tokenizer is immutable. Its ids are those of `tokenizers` and `tiktoken` with the same vocabulary, for any
 number of threads. Text never becomes a special token unless the call allows that token by name.
-
-One class and its documentation take more than 500 lines; what it uses lives beside it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,36 +15,16 @@ from numpy.typing import NDArray
 
 from tempa import _core
 from tempa.tokenizer.invalid_text import Errors, all_valid, valid
+from tempa.tokenizer.options import NOTHING, Side, Specials, checked_options
+from tempa.tokenizer.placed import Placed, Unit, in_chars
+from tempa.tokenizer.specials import DEFAULT_SPECIALS, END_OF_TEXT, TIKTOKEN_SPECIALS
 from tempa.tokenizer.training import learn
 
 if TYPE_CHECKING:
     import transformers
 
 Pattern = Literal["gpt2", "cl100k", "qwen2", "o200k"]
-# Names of special tokens, or all of them.
-Specials = Collection[str] | Literal["all"]
 Ids = Sequence[int] | NDArray[np.integer]
-
-END_OF_TEXT = "<|endoftext|>"
-# The specials of a tokenizer made here: the end of a document, and the marks of the chat template.
-DEFAULT_SPECIALS = (END_OF_TEXT, "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
-
-# The special tokens that tiktoken's encodings add to their rank files.
-TIKTOKEN_SPECIALS: dict[str, dict[str, int]] = {
-    "gpt2": {END_OF_TEXT: 50256},
-    "cl100k": {
-        END_OF_TEXT: 100257,
-        "<|fim_prefix|>": 100258,
-        "<|fim_middle|>": 100259,
-        "<|fim_suffix|>": 100260,
-        "<|endofprompt|>": 100276,
-    },
-    "o200k": {END_OF_TEXT: 199999, "<|endofprompt|>": 200018},
-}
-
-
-# What `Tokenizer.encode` is asked for by default.
-_NOTHING = ((), (), True, False, None, "right")
 
 
 class Tokenizer:
@@ -291,7 +268,7 @@ class Tokenizer:
         added_tokens: bool = True,
         add_special_tokens: bool = False,
         max_tokens: int | None = None,
-        truncate: Literal["right", "left"] = "right",
+        truncate: Side = "right",
         errors: Errors = "strict",
     ) -> list[int]:
         """The ids of a text.
@@ -314,7 +291,7 @@ class Tokenizer:
         """
         asked = allowed_special, disallowed_special, added_tokens, add_special_tokens, max_tokens, truncate
         # Most calls ask for nothing, and a short text is encoded in less time than it takes to find that out.
-        options = None if asked == _NOTHING else self._options(*asked)
+        options = None if asked == NOTHING else checked_options(self._specials, *asked)
         is_text = type(text) is str and errors == "strict"
         return self._core.encode(text if is_text else valid(text, errors), options)
 
@@ -328,25 +305,16 @@ class Tokenizer:
         added_tokens: bool = True,
         add_special_tokens: bool = False,
         max_tokens: int | None = None,
-        truncate: Literal["right", "left"] = "right",
+        truncate: Side = "right",
         errors: Errors = "strict",
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """The ids of many texts: those of text i are `ids[offsets[i]:offsets[i + 1]]`.
 
-        Args:
-            texts: The texts.
-            num_threads: One for each processor when None. The result is the same.
-            allowed_special: This and what follows is as in `encode`, for each text.
-            disallowed_special: See `encode`.
-            added_tokens: See `encode`.
-            add_special_tokens: See `encode`.
-            max_tokens: See `encode`.
-            truncate: See `encode`.
-            errors: See `encode`.
+        The options are those of `encode`, for each text. `num_threads` is one for each processor when None;
+        the result is the same.
         """
-        options = self._options(
-            allowed_special, disallowed_special, added_tokens, add_special_tokens, max_tokens, truncate
-        )
+        asked = allowed_special, disallowed_special, added_tokens, add_special_tokens, max_tokens, truncate
+        options = checked_options(self._specials, *asked)
         return self._core.encode_batch(all_valid(texts, errors), num_threads, options)
 
     def encode_lists(
@@ -359,28 +327,18 @@ class Tokenizer:
         added_tokens: bool = True,
         add_special_tokens: bool = False,
         max_tokens: int | None = None,
-        truncate: Literal["right", "left"] = "right",
+        truncate: Side = "right",
         errors: Errors = "strict",
     ) -> list[list[int]]:
         """The ids of many texts as lists, for code that wants them; `encode_batch` is faster and smaller.
 
-        Args:
-            texts: The texts.
-            num_threads: This and what follows is as in `encode_batch`.
-            allowed_special: See `encode`.
-            disallowed_special: See `encode`.
-            added_tokens: See `encode`.
-            add_special_tokens: See `encode`.
-            max_tokens: See `encode`.
-            truncate: See `encode`.
-            errors: See `encode`.
+        The arguments are those of `encode_batch`.
 
         >>> Tokenizer.from_characters("abc", special_tokens=()).encode_lists(["ab", "", "c"])
         [[0, 1], [], [2]]
         """
-        options = self._options(
-            allowed_special, disallowed_special, added_tokens, add_special_tokens, max_tokens, truncate
-        )
+        asked = allowed_special, disallowed_special, added_tokens, add_special_tokens, max_tokens, truncate
+        options = checked_options(self._specials, *asked)
         return self._core.encode_lists(all_valid(texts, errors), num_threads, options)
 
     def encode_spans(
@@ -402,7 +360,7 @@ class Tokenizer:
         return ids
 
     def encode_with_offsets(
-        self, text: str, *, unit: Literal["char", "byte"] = "char", allowed_special: Specials = ()
+        self, text: str, *, unit: Unit = "char", allowed_special: Specials = ()
     ) -> Placed:
         """The ids of a text, and where in it each token is.
 
@@ -414,12 +372,10 @@ class Tokenizer:
         >>> Tokenizer.from_characters("abc").encode_with_offsets("cab").starts.tolist()
         [0, 1, 2]
         """
-        options = self._options(allowed_special)
-        return Placed(*self._core.encode_with_offsets(text, _in_chars(unit), options))
+        options = checked_options(self._specials, allowed_special)
+        return Placed(*self._core.encode_with_offsets(text, in_chars(unit), options))
 
-    def decode_with_offsets(
-        self, ids: Ids, *, unit: Literal["char", "byte"] = "char", skip_special: bool = False
-    ) -> Placed:
+    def decode_with_offsets(self, ids: Ids, *, unit: Unit = "char", skip_special: bool = False) -> Placed:
         """The text of ids, and where in it each token is.
 
         Args:
@@ -427,17 +383,17 @@ class Tokenizer:
             unit: Count characters of `decode`, or bytes of `decode_bytes`.
             skip_special: Leave special tokens out: their places are empty.
         """
-        return Placed(*self._core.decode_with_offsets(ids, _in_chars(unit), skip_special))
+        return Placed(*self._core.decode_with_offsets(ids, in_chars(unit), skip_special))
 
     def normalize(self, text: str, *, allowed_special: Specials = ()) -> str:
         """The text as it is cut, after the changes that the file demands; most make none."""
-        return self._core.normalize(text, self._options(allowed_special))
+        return self._core.normalize(text, checked_options(self._specials, allowed_special))
 
     def count(
         self, text: str | bytes, *, allowed_special: Specials = (), add_special_tokens: bool = False
     ) -> int:
         """The number of ids of a text, which are not made into a list; see `encode`."""
-        options = self._options(allowed_special, add_special_tokens=add_special_tokens)
+        options = checked_options(self._specials, allowed_special, add_special_tokens=add_special_tokens)
         return int(self._core.count_batch([valid(text, "strict")], 1, options)[0])
 
     def count_batch(
@@ -449,36 +405,8 @@ class Tokenizer:
         add_special_tokens: bool = False,
     ) -> NDArray[np.uint32]:
         """The number of ids of each text, which are not kept; see `encode_batch`."""
-        options = self._options(allowed_special, add_special_tokens=add_special_tokens)
+        options = checked_options(self._specials, allowed_special, add_special_tokens=add_special_tokens)
         return self._core.count_batch(all_valid(texts, "strict"), num_threads, options)
-
-    def _options(
-        self,
-        allowed_special: Specials,
-        disallowed_special: Specials = (),
-        added_tokens: bool = True,
-        add_special_tokens: bool = False,
-        max_tokens: int | None = None,
-        truncate: Literal["right", "left"] = "right",
-    ) -> _core._Options | None:
-        """The options as the core takes them; None is the default and costs nothing."""
-        if (
-            added_tokens
-            and not (allowed_special or disallowed_special or add_special_tokens)
-            and max_tokens is None
-            and truncate == "right"
-        ):
-            return None
-        if truncate not in ("right", "left"):
-            raise ValueError(f"truncate must be 'right' or 'left', got {truncate!r}")
-        if max_tokens is not None and max_tokens < 0:
-            raise ValueError(f"max_tokens must be at least 0, got {max_tokens}")
-        allowed, disallowed = _names(allowed_special), _names(disallowed_special)
-        if allowed != [] and not added_tokens:
-            raise ValueError("added_tokens=False recognises no added token, so allowed_special must be empty")
-        if disallowed is None:
-            disallowed = [] if allowed is None else [name for name in self._specials if name not in allowed]
-        return allowed, disallowed, added_tokens, add_special_tokens, max_tokens, truncate == "left"
 
     def decode(self, ids: Ids, *, skip_special: bool = False) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD.
@@ -561,38 +489,6 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Callable[[str], Tokenizer], tuple[str]]:
         return _from_json, (self._core.to_json(),)
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """Tokens and where they are in a text.
-
-    Attributes:
-        ids: (T,) uint32.
-        starts: (T,) int64, where each token begins.
-        ends: (T,) int64, where each ends. A character whose bytes are spread over tokens counts to each.
-        text: The text that places refer to: `Tokenizer.normalize` of what was encoded, or what was decoded.
-    """
-
-    ids: NDArray[np.uint32]
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    text: str
-
-
-def _names(special: Specials) -> list[str] | None:
-    """The names, or None for all."""
-    if isinstance(special, str):
-        if special == "all":
-            return None
-        raise ValueError(f'special tokens are a collection of names or "all", got {special!r}')
-    return list(special)
-
-
-def _in_chars(unit: str) -> bool:
-    if unit not in ("char", "byte"):
-        raise ValueError(f"unit must be 'char' or 'byte', got {unit!r}")
-    return unit == "char"
 
 
 def _from_json(text: str) -> Tokenizer:
