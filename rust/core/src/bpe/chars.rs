@@ -230,13 +230,16 @@ impl CharTokens {
 /// Code point and length of the character of two or three bytes that `bytes` start with, if they do.
 #[inline]
 fn char_at(bytes: &[u8]) -> Option<(usize, usize)> {
-    let tail = |byte: u8| (byte & 0xc0 == 0x80).then_some(usize::from(byte & 0x3f));
+    let tail = |byte: u8| usize::from(byte & 0x3f);
+    let is_tail = |byte: u8| byte & 0xc0 == 0x80;
     match *bytes {
-        [first @ 0xc2..=0xdf, second, ..] => Some((usize::from(first & 0x1f) << 6 | tail(second)?, 2)),
-        [first @ 0xe0..=0xef, second, third, ..] => {
-            let code = usize::from(first & 0x0f) << 12 | tail(second)? << 6 | tail(third)?;
+        [first @ 0xe0..=0xef, second, third, ..] if is_tail(second) & is_tail(third) => {
+            let code = usize::from(first & 0x0f) << 12 | tail(second) << 6 | tail(third);
             // Shorter forms and halves of surrogate pairs are no characters.
-            (code >= 0x800 && !(0xd800..0xe000).contains(&code)).then_some((code, 3))
+            (code >= 0x800 && code & 0xf800 != 0xd800).then_some((code, 3))
+        }
+        [first @ 0xc2..=0xdf, second, ..] if is_tail(second) => {
+            Some((usize::from(first & 0x1f) << 6 | tail(second), 2))
         }
         _ => None,
     }

@@ -32,10 +32,39 @@ fn hash(key: u64) -> u64 {
     key.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// The place of a hash in a table of `len`, a power of two: its highest bits.
-#[inline(always)]
-fn home(hash: u64, len: usize) -> usize {
-    ((u128::from(hash) * len as u128) >> 64) as usize
+/// A table whose length is a power of two, with places by the highest bits of a hash.
+#[derive(Debug)]
+struct ByHash<T> {
+    values: Pages<T>,
+    shift: u32,
+}
+
+impl<T: Pod> ByHash<T> {
+    /// At least `len` values, and at least two.
+    fn new(len: usize, value: T) -> Self {
+        let len = len.next_power_of_two().max(2);
+        let mut values = Pages::zeroed(len);
+        values.fill(value);
+        Self { values, shift: 64 - len.ilog2() }
+    }
+
+    #[inline(always)]
+    fn home(&self, hash: u64) -> usize {
+        (hash >> self.shift) as usize
+    }
+
+    #[inline(always)]
+    fn get(&self, home: usize) -> &T {
+        debug_assert!(home < self.values.len());
+        // SAFETY: all places are made by `home` and `after`, which give no number as high as the length.
+        unsafe { self.values.get_unchecked(home) }
+    }
+
+    /// The place after another; the first follows the last.
+    #[inline(always)]
+    fn after(&self, home: usize) -> usize {
+        (home + 1) & (self.values.len() - 1)
+    }
 }
 
 /// Two bits from the middle of a hash, apart from those that say the place.
@@ -51,9 +80,9 @@ pub(super) struct Merges {
     news: News,
     /// Two bits of a word for each pair with a rule. Most pairs that are asked for have none, and this table is
     /// small enough to stay in a near cache.
-    filter: Pages<u64>,
+    filter: ByHash<u64>,
     /// A pair of ids and its rank in one word, in the line of its hash or, if that is full, in one of the next.
-    lines: Pages<Line>,
+    lines: ByHash<Line>,
     /// The ranks of pairs of ids below 256, usually the bytes, where most merging starts.
     small: Pages<u32>,
 }
@@ -113,16 +142,14 @@ impl Merges {
     /// [`Error::Value`] if two rules have the same pair, as only one of the ranks could count, or if there are
     /// more rules or ids than this tokenizer has room for.
     pub(super) fn new(list: Vec<Merge>) -> Result<Self> {
-        // Three quarters full at most.
-        let num_lines = (list.len() / 6 + 1).next_power_of_two();
         let mut merges = Self {
             news: News::of(&list),
-            filter: Pages::zeroed((list.len() / 8).next_power_of_two()),
-            lines: Pages::zeroed(num_lines),
+            filter: ByHash::new(list.len() / 8, 0),
+            // Three quarters full at most.
+            lines: ByHash::new(list.len() / 6 + 1, Line::EMPTY),
             small: Pages::zeroed(0),
             list,
         };
-        merges.lines.fill(Line::EMPTY);
         for (rank, merge) in merges.list.iter().enumerate() {
             let &Merge { left, right, .. } = merge;
             if rank as u64 >= RANK || left.max(right) >= NO_ID {
@@ -137,16 +164,16 @@ impl Merges {
                 )));
             }
             let hash = hash(key(left, right));
-            let mut at = home(hash, num_lines);
-            while merges.lines[at].is_full() {
-                at = (at + 1) & (num_lines - 1);
+            let mut at = merges.lines.home(hash);
+            while merges.lines.get(at).is_full() {
+                at = merges.lines.after(at);
             }
-            let Line(slots) = &mut merges.lines[at];
+            let Line(slots) = &mut merges.lines.values[at];
             if let Some(slot) = slots.iter_mut().find(|slot| **slot == FREE) {
                 *slot = key(left, right) << RANK_BITS | rank as u64;
             }
-            let word = home(hash, merges.filter.len());
-            merges.filter[word] |= two_bits(hash);
+            let word = merges.filter.home(hash);
+            merges.filter.values[word] |= two_bits(hash);
         }
         let mut small = Pages::zeroed((SMALL * SMALL) as usize);
         for left in 0..SMALL {
@@ -179,9 +206,9 @@ impl Merges {
     pub(super) fn may_have(&self, left: u32, right: u32) -> bool {
         let hash = hash(key(left, right));
         let bits = two_bits(hash);
-        let may = self.filter[home(hash, self.filter.len())] & bits == bits;
+        let may = self.filter.get(self.filter.home(hash)) & bits == bits;
         // Without a branch, which would be mispredicted half of the time: the first line is always near.
-        prefetch(&self.lines[home(hash, self.lines.len()) & usize::from(may).wrapping_neg()]);
+        prefetch(self.lines.get(self.lines.home(hash) & usize::from(may).wrapping_neg()));
         may
     }
 
@@ -198,9 +225,9 @@ impl Merges {
     #[inline(always)]
     pub(super) fn find(&self, left: u32, right: u32) -> u32 {
         let key = key(left, right);
-        let mut at = home(hash(key), self.lines.len());
+        let mut at = self.lines.home(hash(key));
         loop {
-            let line = &self.lines[at];
+            let line = self.lines.get(at);
             let rank = line.rank(key);
             if rank < RANK {
                 return rank as u32;
@@ -208,7 +235,7 @@ impl Merges {
             if !line.is_full() {
                 return NO_RULE;
             }
-            at = (at + 1) & (self.lines.len() - 1);
+            at = self.lines.after(at);
         }
     }
 
