@@ -82,6 +82,8 @@ class Tokenizer:
     @property
     def sha256(self) -> str: ...
 
+def write_whole(path: str | os.PathLike[str], text: str) -> None: ...
+
 # bpe_train.rs
 @final
 class PieceCounts:

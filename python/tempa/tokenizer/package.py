@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tempa import _core
 from tempa.tokenizer.options import Side, Specials
 from tempa.tokenizer.placed import Placed
 from tempa.tokenizer.tokenizer import Ids, Tokenizer
@@ -173,7 +174,7 @@ class PackageTokenizer:
         if file.suffix != ".json":
             file /= "tokenizer.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(self._json, encoding="utf-8")
+        _core.write_whole(file, self._json)
 
     def __len__(self) -> int:
         return self.vocab_size

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use tempa_core::{Error, Monitor, Result};
+use tempa_core::{Monitor, Result};
 
 use crate::error::to_python;
 
@@ -27,7 +27,10 @@ pub(crate) trait Offload {
 
 impl Offload for Python<'_> {
     fn offload<T: Send>(self, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
-        self.detach(work).map_err(to_python)
+        let result = self.detach(work);
+        // Ctrl-C that came meanwhile is raised here: numpy, when it is first asked for an array, would panic on it.
+        self.check_signals()?;
+        result.map_err(to_python)
     }
 
     fn offload_long<T: Send>(
@@ -69,15 +72,15 @@ impl Offload for Python<'_> {
                 (result, raised)
             })
         });
-        match (raised, result) {
-            (Some(raised), Err(Error::Interrupted)) => Err(raised),
-            (_, result) => {
-                let value = result.map_err(to_python)?;
-                if let Some(call) = progress {
-                    call.call1((monitor.done(),))?;
-                }
-                Ok(value)
-            }
+        // Work that ended before it saw the flag was interrupted all the same.
+        if let Some(raised) = raised {
+            return Err(raised);
         }
+        self.check_signals()?;
+        let value = result.map_err(to_python)?;
+        if let Some(call) = progress {
+            call.call1((monitor.done(),))?;
+        }
+        Ok(value)
     }
 }

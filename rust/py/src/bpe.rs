@@ -425,6 +425,12 @@ impl Tokenizer {
 /// Batches below this many bytes take well under a tenth of a second, so nobody waits for Ctrl-C.
 const LONG_BYTES: usize = 1 << 20;
 
+/// write_whole(path, text): a file that appears whole or not at all.
+#[pyfunction]
+pub(crate) fn write_whole(py: Python<'_>, path: PathBuf, text: &str) -> PyResult<()> {
+    py.offload(|| bpe::write_whole(&[(&path, text)]))
+}
+
 /// Text from ids as they come. The lock makes pushes from several threads take turns.
 #[pyclass(frozen, module = "tempa._core")]
 pub(crate) struct StreamDecoder {

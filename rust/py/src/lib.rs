@@ -27,7 +27,7 @@ mod _core {
     #[pymodule_export]
     use attend::paged_decode;
     #[pymodule_export]
-    use bpe::{StreamDecoder, StreamEncoder, Tokenizer};
+    use bpe::{StreamDecoder, StreamEncoder, Tokenizer, write_whole};
     #[pymodule_export]
     use bpe_train::PieceCounts;
     #[pymodule_export]

@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 
 use rustc_hash::FxHashMap;
 
-use super::json::write_whole;
 use super::merges::Merge;
 use super::pipeline::Template;
 use super::pretokenize::Pattern;
 use super::tokenizer::{Parts, Tokenizer};
+use super::write::write_whole;
 use crate::{Error, Result};
 
 /// GPT-2's one special token.
@@ -103,14 +103,13 @@ impl Tokenizer {
         Ok((merges, serde_json::Value::Object(ids).to_string() + "\n"))
     }
 
-    /// Saves [`Tokenizer::to_gpt2`]. Each file appears whole or not at all.
+    /// Saves [`Tokenizer::to_gpt2`]. Both files appear, or none.
     ///
     /// # Errors
     /// As [`Tokenizer::to_gpt2`]; [`Error::Io`] if a file cannot be written.
     pub fn save_gpt2(&self, vocab_bpe: &Path, encoder_json: &Path) -> Result<()> {
         let (merges, ids) = self.to_gpt2()?;
-        write_whole(vocab_bpe, &merges)?;
-        write_whole(encoder_json, &ids)
+        write_whole(&[(vocab_bpe, &merges), (encoder_json, &ids)])
     }
 }
 

@@ -39,6 +39,7 @@ mod tokenizer;
 mod train;
 mod unicode;
 mod vocab;
+mod write;
 
 pub use decode::StreamDecoder;
 pub use encode::Encoder;
@@ -50,3 +51,4 @@ pub use special::Allowed;
 pub use stream::StreamEncoder;
 pub use tokenizer::{Parts, Tokenizer};
 pub use train::{CountOptions, PieceCounts, TrainOptions, train};
+pub use write::write_whole;

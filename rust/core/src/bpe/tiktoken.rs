@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use super::Merge;
 use super::cut::{Behavior, Cut, Stage};
 use super::join::last_join;
-use super::json::write_whole;
 use super::pipeline::{Components, Pipeline};
 use super::pretokenize::Pattern;
 use super::regex::{CL100K_BASE, Dialect, builtin, is_cl100k_base, translate};
 use super::tokenizer::{Parts, Tokenizer};
 use super::vocab::Vocab;
+use super::write::write_whole;
 use crate::{Error, Result};
 
 /// Ids beyond this are taken for damage.
@@ -107,7 +107,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::to_tiktoken`]; [`Error::Io`] if it cannot be written.
     pub fn save_tiktoken(&self, path: &Path) -> Result<()> {
-        write_whole(path, &self.to_tiktoken()?)
+        write_whole(&[(path, &self.to_tiktoken()?)])
     }
 }
 

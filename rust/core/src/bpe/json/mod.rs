@@ -7,7 +7,6 @@
 mod components;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +21,7 @@ use super::pipeline::{Components, Pipeline, Prefix, Template};
 use super::pretokenize::Pattern;
 use super::special::Rules;
 use super::tokenizer::{Parts, Tokenizer};
+use super::write::write_whole;
 use crate::{Error, Result};
 use components::{Cutting, Refused, kind_of};
 
@@ -133,7 +133,7 @@ impl Tokenizer {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(Error::io(directory))?;
         }
-        write_whole(path, &self.to_json())
+        write_whole(&[(path, &self.to_json())])
     }
 
     /// The text of the `tokenizer.json`; equal tokenizers give equal text.
@@ -194,27 +194,6 @@ impl Tokenizer {
             None => spell(token),
         })
     }
-}
-
-/// Writes a file that appears whole or not at all.
-///
-/// # Errors
-/// [`Error::Io`] if it cannot be written; an earlier file is then as it was.
-pub(super) fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(format!(".{}", std::process::id()));
-    let part = PathBuf::from(part);
-    let write = || {
-        let mut file = fs::File::create(&part)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&part, path)
-    };
-    write().map_err(|source| {
-        // The unfinished file is useless; that it cannot be removed changes nothing.
-        let _ = fs::remove_file(&part);
-        Error::Io { path: path.to_owned(), source }
-    })
 }
 
 /// What is written, in the order in which `tokenizers` writes it; `()` is null.
