@@ -3,7 +3,8 @@
 One thread and CPU time, which a busy machine still lengthens: caches and cores are shared. Text is real:
 plays and school mathematics (english), the standard library (code). "first" is a tokenizer that has seen
 nothing, "again" the same texts once more. Each side uses its fastest call for a batch; ours gives one array,
-tiktoken lists, tokenizers objects. Files are written from texts seen before.
+tiktoken lists, tokenizers objects. Files are written from texts seen before. Where a sentencepiece model is
+read, that package is beside it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import tiktoken
 import tokenizers
 
@@ -133,6 +135,47 @@ def test_encode_to_file(benchmark, texts, expected, tmp_path, side, kind) -> Non
     assert np.count_nonzero(found == END_ID) == len(batch)
     benchmark.extra_info["bytes"] = sum(len(text.encode()) for text in batch)
     benchmark.pedantic(write, (same(side), batch, path), rounds=5)
+
+
+@pytest.fixture(scope="module")
+def model(texts: Callable[[str], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentencepiece model like Llama 2's, of fewer pieces."""
+    path = tmp_path_factory.mktemp("sentencepiece") / "tokenizer.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(line for text in texts("english") for line in text.splitlines() if line),
+            model_writer=file,
+            model_type="bpe",
+            vocab_size=8000,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            minloglevel=2,
+        )
+    return path
+
+
+@pytest.mark.benchmark(group="encode with a sentencepiece model, 1 thread", timer=time.process_time)
+@pytest.mark.parametrize("seen", ["first", "again"])
+@pytest.mark.parametrize("side", ["ours", "sentencepiece"])
+def test_encode_sentencepiece(benchmark, texts, model, side, seen) -> None:
+    batch = texts("english")
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    encode: dict[str, Callable[[Any], Any]] = {
+        "ours": lambda tokenizer: tokenizer.encode_batch(batch, 1),
+        "sentencepiece": lambda processor: processor.encode(batch, num_threads=1),
+    }
+
+    def make() -> Any:
+        return Tokenizer.from_sentencepiece(model) if side == "ours" else theirs
+
+    tokenizer = make()
+    ids = flat("ours", encode["ours"](Tokenizer.from_sentencepiece(model)))
+    assert ids == [token for row in theirs.encode(batch) for token in row]
+    encode[side](tokenizer)
+    benchmark.extra_info["bytes"] = sum(len(text.encode()) for text in batch)
+    fresh_or_same = make if seen == "first" else lambda: tokenizer
+    benchmark.pedantic(encode[side], setup=lambda: ((fresh_or_same(),), {}), rounds=5)
 
 
 @pytest.mark.benchmark(group="encode one text to a list", timer=time.process_time)

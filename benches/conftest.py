@@ -31,6 +31,7 @@ NOTED = (
     "numpy",
     "tokenizers",
     "tiktoken",
+    "sentencepiece",
     "transformers",
     "datasketch",
     "rensa",
