@@ -1,12 +1,15 @@
 """Lines and paragraphs that come again, against a set of strings."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
+from tempa import _core
 from tempa.data.documents import Document
 from tempa.data.duplicates import Duplicates, dedup
 from tempa.data.funnel import FunnelReport
-from tempa.data.pieces import Pieces, drop_repeated
+from tempa.data.pieces import Pieces, drop_repeated, drop_stretches
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +67,43 @@ def test_pages_of_one_url_are_copies():
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         Pieces(**change)
+
+
+def suffix_array_ranges(texts, length):
+    """Ranges of bytes by sorting all suffixes: their first `length` bytes if another has them before."""
+    places = [
+        (text.encode()[at:], number, at)
+        for number, text in enumerate(texts)
+        for at in range(len(text.encode()))
+    ]
+    places = sorted(place for place in places if len(place[0]) >= length)
+    marked = [np.zeros(len(text.encode()), bool) for text in texts]
+    while places:
+        same = [place for place in places if place[0][:length] == places[0][0][:length]]
+        for _, number, at in sorted(same, key=lambda place: place[1:])[1:]:
+            marked[number][at : at + length] = True
+        places = places[len(same) :]
+    return [np.flatnonzero(np.diff(mask, prepend=0, append=0)).reshape(-1, 2).tolist() for mask in marked]
+
+
+def test_stretches_are_those_of_a_suffix_array():
+    rng = np.random.default_rng(1)
+    source = "".join(rng.choice(list("ab cd"), 300))
+    cuts = [(int(start), int(stop)) for start, stop in np.sort(rng.integers(0, 300, (12, 2)))]
+    texts = [source[start:stop] + "|" + source[stop // 2 : stop] for start, stop in cuts]
+    ranges, offsets = _core.repeated_stretches(texts, 20)
+    found = [ranges[start:stop].tolist() for start, stop in pairwise(offsets)]
+    assert found == suffix_array_ranges(texts, 20)
+
+
+def test_stretches_are_cut_between_characters():
+    """Trap B5: removal by bytes cut Chinese characters in two."""
+    texts = [
+        "版权所有，保留一切权利。未经许可不得转载。",
+        "甲乙：版权所有，保留一切权利。未经许可不得转载。丙",
+    ]
+    report = FunnelReport()
+    kept = drop_stretches([Document(text, "here") for text in texts], 40, report=report)
+    assert [document.text for document in kept] == [texts[0], "甲乙：丙"]
+    (stage,) = report.stages
+    assert stage.input.bytes == stage.output.bytes + stage.rewritten_bytes

@@ -1,11 +1,11 @@
-"""Lines and paragraphs that other documents have too: menus, footers, licences.
+"""Lines, paragraphs and stretches of bytes that other documents have too: menus, footers, licences.
 
 The first copy, in the order of the documents, is kept, whatever the number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,16 +69,54 @@ def drop_repeated(
     return _kept(documents, settings.seen(), (report or FunnelReport()).stage("pieces"))
 
 
+def drop_stretches(
+    documents: Iterable[Document],
+    length: int = 100,
+    *,
+    report: FunnelReport | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> list[Document]:
+    """Drop every stretch of `length` bytes or more that occurs before, wherever it starts and ends.
+
+    What is dropped is what a suffix array over all documents finds, cut at the ends of characters.
+
+    Args:
+        documents: Held in memory while they are compared.
+        length: Bytes of UTF-8, at least 16.
+        report: Gets a stage named "stretches" with the rule "repeated" for documents that are dropped whole.
+        progress: Called with the bytes done.
+
+    Returns:
+        The documents that are left, in their order.
+
+    Raises:
+        ValueError: If `length` is below 16.
+
+    >>> texts = ["One. The same words again. Two.", "Six! The same words again."]
+    >>> [page.text for page in drop_stretches((Document(text, "here") for text in texts), 20)]
+    ['One. The same words again. Two.', 'Six!']
+    """
+    stage = (report or FunnelReport()).stage("stretches")
+    pages = list(documents)
+    texts = _core.drop_stretches([page.text for page in pages], length, progress)
+    return list(_rest(zip(pages, texts, strict=True), "all of it occurs before", stage))
+
+
 def _kept(documents: Iterable[Document], seen: _core.SeenPieces, stage: Stage) -> Iterator[Document]:
     for batch in in_batches(documents):
-        texts, counts = seen.drop([document.text for document in batch])
-        for document, text, count in zip(batch, texts, counts, strict=True):
-            size = utf8_bytes(document.text)
-            if text is None:
-                stage.keep(size)
-                yield document
-            elif text.strip():
-                stage.keep(size, size - utf8_bytes(text))
-                yield Document(text, document.source)
-            else:
-                stage.drop("repeated", document, size, f"{count} pieces, all known")
+        texts, _ = seen.drop([document.text for document in batch])
+        yield from _rest(zip(batch, texts, strict=True), "all of its pieces occur before", stage)
+
+
+def _rest(pairs: Iterable[tuple[Document, str | None]], reason: str, stage: Stage) -> Iterator[Document]:
+    """Documents with what is left of them, None if nothing was dropped."""
+    for document, text in pairs:
+        size = utf8_bytes(document.text)
+        if text is None:
+            stage.keep(size)
+            yield document
+        elif text.strip():
+            stage.keep(size, size - utf8_bytes(text))
+            yield Document(text, document.source)
+        else:
+            stage.drop("repeated", document, size, reason)

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use numpy::ndarray::Array2;
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use rayon::prelude::*;
@@ -109,6 +110,48 @@ impl SeenPieces {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         dedup::repeated_pieces(texts, self.piece, self.min_bytes, &mut seen, monitor)
     }
+}
+
+/// repeated_stretches(texts, length, progress=None) -> (ranges, offsets), int64 arrays: start and end in bytes of what
+/// occurs before, and where the ranges of each text start; progress gets bytes.
+#[pyfunction]
+#[pyo3(signature = (texts, length, progress=None))]
+pub(crate) fn repeated_stretches<'py>(
+    py: Python<'py>,
+    texts: Vec<PyBackedStr>,
+    length: usize,
+    progress: Option<&Bound<'py, PyAny>>,
+) -> PyResult<(Bound<'py, PyArray2<i64>>, Places<'py>)> {
+    let (ranges, offsets) = py.offload_long(progress, |monitor| {
+        let found = dedup::repeated_stretches(&texts, length, monitor)?;
+        let mut offsets = vec![0];
+        let mut ranges = Vec::new();
+        for own in found {
+            ranges.extend(own.iter().flat_map(|range| [range.start as i64, range.end as i64]));
+            offsets.push(ranges.len() as i64 / 2);
+        }
+        let shape = (ranges.len() / 2, 2);
+        let ranges =
+            Array2::from_shape_vec(shape, ranges).map_err(|error| Error::value(error.to_string()))?;
+        Ok((ranges, offsets))
+    })?;
+    Ok((ranges.into_pyarray(py), offsets.into_pyarray(py)))
+}
+
+/// drop_stretches(texts, length, progress=None) -> each text without what occurs before, or None if it has none.
+#[pyfunction]
+#[pyo3(signature = (texts, length, progress=None))]
+pub(crate) fn drop_stretches(
+    py: Python<'_>,
+    texts: Vec<PyBackedStr>,
+    length: usize,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<Option<String>>> {
+    py.offload_long(progress, |monitor| {
+        let found = dedup::repeated_stretches(&texts, length, monitor)?;
+        let kept = texts.par_iter().zip(found);
+        Ok(kept.map(|(text, ranges)| (!ranges.is_empty()).then(|| dedup::without(text, &ranges))).collect())
+    })
 }
 
 /// (threshold, unit, ngram, bands, rows, seed, is_exact)

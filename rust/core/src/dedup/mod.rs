@@ -3,6 +3,7 @@
 //! All functions return, for each text, the place of the text that stands for it: its own if it is kept. The result
 //! is a function of the texts in their order, for any number of threads.
 
+mod anchors;
 mod bands;
 mod compare;
 mod exact;
@@ -12,6 +13,7 @@ mod seen;
 mod shingle;
 mod signatures;
 mod sketch;
+mod substring;
 mod union_find;
 mod url;
 
@@ -22,5 +24,6 @@ pub use pieces::{Piece, repeated_pieces, without};
 pub use seen::{Bloom, KeySet, Seen};
 pub use shingle::{Shingler, Shingles, Unit, jaccard, shingle_set};
 pub use sketch::{Sketcher, agreement};
+pub use substring::repeated_stretches;
 pub use union_find::UnionFind;
 pub use url::canonical_url;

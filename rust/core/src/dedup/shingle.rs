@@ -65,6 +65,7 @@ pub struct Shingler {
 pub struct Shingles {
     units: Vec<u64>,
     hashes: Vec<u64>,
+    spare: Vec<u64>,
 }
 
 impl Shingles {
@@ -89,7 +90,7 @@ impl Shingles {
         }
         let len = shingler.ngram.min(self.units.len());
         let seed = rng::bits64(shingler.seed, SEEDED, 0);
-        best(Windows { units: &self.units, len, seed, out: &mut self.hashes });
+        best(Windows { units: &self.units, len, seed, out: &mut self.hashes, spare: &mut self.spare });
         &self.hashes
     }
 }
@@ -128,6 +129,7 @@ struct Windows<'a> {
     len: usize,
     seed: u64,
     out: &'a mut Vec<u64>,
+    spare: &'a mut Vec<u64>,
 }
 
 impl Work for Windows<'_> {
@@ -135,28 +137,31 @@ impl Work for Windows<'_> {
 
     #[inline(always)]
     unsafe fn run<C: Classify>(self) {
-        let Self { units, len, seed, out } = self;
+        let Self { units, len, seed, out, spare } = self;
         out.clear();
         if len == 0 {
             return;
         }
         out.extend_from_slice(units);
+        spare.resize(units.len().max(spare.len()), 0);
         let mut have = 1;
         for bit in (0..len.ilog2()).rev() {
+            let count = units.len() + 1 - 2 * have;
             let shift = BASE.wrapping_pow(have as u32);
-            for i in 0..out.len() - have {
-                out[i] = out[i].wrapping_mul(shift).wrapping_add(out[i + have]);
+            let (first, second) = (&out[..count], &out[have..have + count]);
+            for ((window, first), second) in spare[..count].iter_mut().zip(first).zip(second) {
+                *window = first.wrapping_mul(shift).wrapping_add(*second);
             }
-            out.truncate(out.len() - have);
+            std::mem::swap(out, spare);
             have *= 2;
             if len >> bit & 1 != 0 {
-                out.truncate(units.len() - have);
                 for (window, unit) in out.iter_mut().zip(&units[have..]) {
                     *window = window.wrapping_mul(BASE).wrapping_add(*unit);
                 }
                 have += 1;
             }
         }
+        out.truncate(units.len() + 1 - len);
         for window in out {
             let mixed = (*window ^ *window >> 32).wrapping_mul(seed | 1);
             let mixed = (mixed ^ mixed >> 29).wrapping_mul(BASE);
@@ -214,9 +219,9 @@ mod tests {
         fn the_same_for_all_instruction_sets(units in prop::collection::vec(any::<u64>(), 0..70), ngram in 1..20usize) {
             let len = ngram.min(units.len());
             let (mut best_out, mut plain_out) = (Vec::new(), Vec::new());
-            best(Windows { units: &units, len, seed: 3, out: &mut best_out });
+            best(Windows { units: &units, len, seed: 3, out: &mut best_out, spare: &mut Vec::new() });
             // SAFETY: it needs no instructions.
-            unsafe { Windows { units: &units, len, seed: 3, out: &mut plain_out }.run::<crate::masks::Portable>() };
+            unsafe { Windows { units: &units, len, seed: 3, out: &mut plain_out, spare: &mut vec![7; 9] }.run::<crate::masks::Portable>() };
             prop_assert_eq!(best_out, plain_out);
         }
 

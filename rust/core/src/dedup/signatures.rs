@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::bands::Bands;
 use super::shingle::{Shingler, Shingles};
 use super::sketch::Sketcher;
-use crate::text::mix;
+use crate::text::{drop_unique, mix};
 use crate::{Monitor, Result};
 
 /// The signatures of all texts, one after the other.
@@ -92,19 +92,6 @@ pub(super) fn band_key(rows: &[u16]) -> u64 {
     let four = |rows: &[u16]| rows.iter().fold(0, |four, &row| four << 16 | u64::from(row));
     let step = |key: u64, rows: &[u16]| mix(key ^ four(rows), 0x1405_7b7e_f767_814f);
     rows.chunks(4).fold(0x5851_f42d_4c95_7f2d, step)
-}
-
-/// Drops most of the keys that occur once, so that few are left to sort: those alone in their slot of a table.
-fn drop_unique(keys: &mut Vec<(u64, u32)>) {
-    let bits = (keys.len() * 8).next_power_of_two().max(64);
-    let slot = |key: u64| (key >> 20) as usize & (bits - 1);
-    let (mut once, mut twice) = (vec![0u64; bits / 64], vec![0u64; bits / 64]);
-    for &(key, _) in &*keys {
-        let (word, bit) = (slot(key) / 64, 1 << (slot(key) % 64));
-        twice[word] |= once[word] & bit;
-        once[word] |= bit;
-    }
-    keys.retain(|&(key, _)| twice[slot(key) / 64] >> (slot(key) % 64) & 1 == 1);
 }
 
 /// Groups of texts, one after the other.

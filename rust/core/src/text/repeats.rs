@@ -104,17 +104,17 @@ fn duplicate_chars(grams: &[(u64, u32)], ends: &[u64], n: usize) -> u64 {
     chars
 }
 
-/// Drops most of the n-grams that occur once, so that few are left to sort: those alone in their slot of a table.
-fn drop_unique(grams: &mut Vec<(u64, u32)>) {
-    let bits = (grams.len() * 8).next_power_of_two().max(64);
-    let slot = |gram: u64| ((gram >> 32) as usize) & (bits - 1);
+/// Drops most of the hashes that occur once, so that few are left to sort: those alone in their slot of a table.
+pub(crate) fn drop_unique<T>(hashes: &mut Vec<(u64, T)>) {
+    let bits = (hashes.len() * 8).next_power_of_two().max(64);
+    let slot = |hash: u64| ((hash >> 32) as usize) & (bits - 1);
     let (mut once, mut twice) = (vec![0u64; bits / 64], vec![0u64; bits / 64]);
-    for &(gram, _) in &*grams {
-        let (word, bit) = (slot(gram) / 64, 1 << (slot(gram) % 64));
+    for (hash, _) in &*hashes {
+        let (word, bit) = (slot(*hash) / 64, 1 << (slot(*hash) % 64));
         twice[word] |= once[word] & bit;
         once[word] |= bit;
     }
-    grams.retain(|&(gram, _)| twice[slot(gram) / 64] >> (slot(gram) % 64) & 1 == 1);
+    hashes.retain(|(hash, _)| twice[slot(*hash) / 64] >> (slot(*hash) % 64) & 1 == 1);
 }
 
 fn keep_repeated(grams: &mut Vec<(u64, u32)>) {
