@@ -168,6 +168,10 @@ def test_invalid_bytes_become_their_tokens(both: tuple[Tokenizer, tokenizers.Tok
     ("change", "reason"),
     [
         (lambda file: file["model"]["vocab"].pop("<0x41>"), "<0x41> is not in the vocabulary"),
+        (
+            lambda file: (file["model"]["merges"].clear(), file["model"]["vocab"].pop("▁")),
+            "the sign of a space, but ▁ is not in the vocabulary",
+        ),
         (lambda file: file.update(normalizer=None), "spaces must become"),
         (lambda file: file.update(decoder=None), "needs the decoder ByteFallback"),
         (lambda file: file.update(decoder={"type": "WordPiece"}), "decoder .*WordPiece.* is not supported"),

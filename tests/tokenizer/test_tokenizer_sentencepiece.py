@@ -240,10 +240,38 @@ def piece(text: str, score: float, kind: int = 1) -> bytes:
 
 
 def handmade(*pieces: bytes, more: bytes = b"") -> bytes:
-    """A model of all bytes and these pieces, which neither adds nor removes spaces."""
+    """A model of all bytes and these pieces, which neither adds nor removes spaces unless `more` says so."""
     start = piece("<unk>", 0, 2) + b"".join(piece(f"<0x{byte:02X}>", 0, 6) for byte in range(256))
     trainer, normalizer = field(3, 2) + field(35, 1), field(3, 0) + field(4, 0) + more
     return start + b"".join(pieces) + field(2, trainer) + field(3, normalizer)
+
+
+def random_vocabulary(draw: random.Random) -> list[bytes]:
+    """Pieces of a few characters with scores in any order; repetitions of one may all have the same."""
+    letters = draw.choice(["ab", "abc", "a▁", "ab▁"])
+    texts = {"".join(draw.choices(letters, k=draw.randrange(2, 7))) for _ in range(draw.randrange(1, 14))}
+    repeated = draw.choice(letters)
+    texts |= {repeated * length for length in draw.sample(range(2, 10), draw.randrange(6))}
+    scores = dict(zip(sorted(texts), draw.sample(range(1, 100), len(texts)), strict=True))
+    if draw.random() < 0.5:
+        scores |= {text: 100 for text in texts if set(text) == {repeated}}
+    pieces = [piece(text, -score) for text, score in scores.items()]
+    pieces += [piece(char, -200) for char in sorted({*letters, "▁"})]
+    draw.shuffle(pieces)
+    return pieces
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_vocabularies_that_nobody_trained_have_the_ids_of_sentencepiece(seed: int, tmp_path: Path) -> None:
+    path, draw = tmp_path / "tokenizer.model", random.Random(seed)
+    for _ in range(100):
+        prefix, squeeze = draw.randrange(2), draw.randrange(2)
+        path.write_bytes(handmade(*random_vocabulary(draw), more=field(3, prefix) + field(4, squeeze)))
+        ours = Tokenizer.from_sentencepiece(path)
+        theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        texts = ["".join(draw.choices("abc ▁z", k=draw.randrange(60))) for _ in range(40)]
+        texts += ["".join(draw.choices("ab ", k=400)), "a" * 300, " " * 300]
+        assert ours.encode_lists(texts) == theirs.encode(texts)
 
 
 def test_repetitions_of_one_score_are_merged_as_sentencepiece_does(tmp_path: Path) -> None:

@@ -279,8 +279,14 @@ pub(super) fn strips_first(value: &Value) -> Refused<bool> {
     if joins_bytes { Ok(strips) } else { Err("byte_fallback needs the decoder ByteFallback".to_owned()) }
 }
 
-/// The tokens of single bytes.
+/// The tokens of single bytes, in a vocabulary that also has the sign of a space: its own bytes are not those of a
+/// space, for which it stands here.
 pub(super) fn byte_tokens(vocab: &FxHashMap<String, u32>) -> Refused<[u32; 256]> {
+    if !vocab.contains_key(SPACE.encode_utf8(&mut [0; 4]) as &str) {
+        return Err(format!(
+            "byte_fallback needs a token for the sign of a space, but {SPACE} is not in the vocabulary"
+        ));
+    }
     let mut ids = [0; 256];
     for (byte, id) in ids.iter_mut().enumerate() {
         let name = byte_name(byte as u8);
