@@ -110,3 +110,15 @@ def test_curve_prints_the_probability_at_each_similarity(capsys):
     out = capsys.readouterr().out
     assert "21 bands of 6 rows" in out
     assert out.splitlines()[15].split() == ["0.70", "0.9278"]
+
+
+def test_dedup_compares_with_the_index_of_an_earlier_run(corpus, tmp_path, capsys):
+    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    index = tmp_path / "old.index"
+    assert command("dedup", corpus, "--out", old, "--index", index) == 0
+    changed = tmp_path / "changed.jsonl"
+    fresh = {"text": "A page about something that no other one mentions, with words of its own."}
+    changed.write_text(corpus.read_text() + json.dumps(fresh) + "\n")
+    assert command("dedup", changed, "--out", new, "--duplicates.against", index) == 0
+    assert [page["text"] for page in lines(new)] == [fresh["text"]]
+    assert "known" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 
 from tempa import _core
 from tempa.data.documents import Document
-from tempa.data.duplicates import Duplicates, collision_probability, dedup
+from tempa.data.duplicates import Duplicates, collision_probability, dedup, write_index
 from tempa.data.funnel import FunnelReport
 
 
@@ -158,6 +158,35 @@ def test_bands_are_chosen_for_the_threshold():
     assert Duplicates(threshold=0.8).layout() == (16, 8)
     assert Duplicates(threshold=0.5).layout() != (16, 8)
     assert Duplicates(bands=9, rows=13).layout() == (9, 13)
+
+
+def test_a_new_crawl_is_compared_with_published_ones(corpus, tmp_path):
+    """Two published crawls and a new one: what is like the first two goes, and says why."""
+    first, second, new = corpus[:100], corpus[100:200], corpus[200:300]
+    write_index(documents(first), tmp_path / "first.index")
+    write_index(documents(second), tmp_path / "second.index")
+    paths = (tmp_path / "first.index", tmp_path / "second.index")
+    report = FunnelReport(max_examples=1000)
+    kept = dedup(documents(new), Duplicates(against=paths, exact=False, near=False), report=report)
+    sets = [shingles_of(text) for text in (*first, *second)]
+    greatest = [max(similarity(shingles_of(text), other) for other in sets) for text in new]
+    is_kept = {int(document.source) for document in kept}
+    # Signatures of 128 hashes decide within four standard errors.
+    assert all(similar < 0.8 + 0.15 for i, similar in enumerate(greatest) if i in is_kept)
+    assert all(similar > 0.8 - 0.15 for i, similar in enumerate(greatest) if i not in is_kept)
+    (stage,) = report.stages
+    assert 10 < stage.dropped["known"].documents == len(new) - len(kept)
+    assert "first.index" in stage.dropped["known"].examples[0].reason
+
+
+def test_a_truncated_index_is_an_error_that_names_it(corpus, tmp_path):
+    path = tmp_path / "old.index"
+    write_index(documents(corpus[:10]), path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"old\.index: .* truncated"):
+        dedup([], Duplicates(against=(path,)))
+    with pytest.raises(FileExistsError):
+        write_index([], path)
 
 
 def test_white_space_only_copies_are_found(corpus):

@@ -18,7 +18,7 @@ from tempa.cli.places import read_bpe
 from tempa.cli.progress import WorkProgress
 from tempa.data.corpus import FUNNEL, build
 from tempa.data.documents import Document, corpus_files, read_documents, write_documents
-from tempa.data.duplicates import Duplicates, collision_probability, dedup
+from tempa.data.duplicates import Duplicates, collision_probability, dedup, write_index
 from tempa.data.funnel import FunnelReport, total_bytes
 from tempa.data.rules import Rules, clean
 from tempa.data.shards import write_shards
@@ -71,6 +71,8 @@ class DedupConfig(Source):
     """The .jsonl file that gets the documents; the report goes beside it."""
     duplicates: Duplicates = field(default_factory=Duplicates)
     """What counts as a duplicate."""
+    index: Path | None = None
+    """A file for the signatures of the documents that are kept, for `--duplicates.against` later."""
     overwrite: bool = False
     """Replace an earlier file."""
 
@@ -152,12 +154,15 @@ def _dedup(argv: list[str]) -> int:
         def kept() -> Iterator[Document]:
             texts = list(documents)
             size = total_bytes(texts)
-            yield from dedup(
+            left = dedup(
                 texts,
                 settings.duplicates,
                 report=report,
                 progress=lambda what, done: show(what, done, size, "bytes"),
             )
+            if settings.index:
+                write_index(left, settings.index, settings.duplicates, overwrite=settings.overwrite)
+            yield from left
 
         _write(settings.out, kept(), report, overwrite=settings.overwrite)
     return _show(report, f"{settings.out}, report in {_report_of(settings.out)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from tempa import _core
 from tempa.data.documents import Document
 from tempa.data.funnel import FunnelReport, Stage, utf8_bytes
+from tempa.data.staging import staged_file
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Duplicates:
     with the probability 1 - (1 - s^rows)^bands, then compared exactly.
     """
 
+    against: tuple[Path, ...] = ()
+    """Index files of published documents: drop what is similar to one of them, by signatures alone."""
     urls: bool = False
     """Drop documents whose source is the URL of one that came before."""
     exact: bool = True
@@ -99,14 +103,14 @@ def dedup(
     report: FunnelReport | None = None,
     progress: Callable[[str, int], object] | None = None,
 ) -> list[Document]:
-    """Drop copies of a URL if asked for, then exact, then near duplicates.
+    """Drop what is published and copies of a URL if asked for, then exact, then near duplicates.
 
     Args:
         documents: Held in memory while they are compared.
         settings: What counts as a duplicate.
         score: The near duplicate with the greatest score is kept, whatever `settings.keep` says.
-        report: Gets a stage named "dedup" with the rules "url", "exact" and "near".
-        progress: Called with ("exact" or "near", bytes done).
+        report: Gets a stage named "dedup" with the rules "known", "url", "exact" and "near".
+        progress: Called with ("known", "exact" or "near", bytes done).
 
     Returns:
         The documents that are kept, in their order.
@@ -119,6 +123,11 @@ def dedup(
     stage = (report or FunnelReport()).stage("dedup")
     kept = list(documents)
     call = progress or (lambda _what, _done: None)
+    for path in settings.against:
+        index = _core.SignatureIndex(path)
+        texts = [document.text for document in kept]
+        found = index.find(texts, settings.threshold, lambda done: call("known", done))
+        kept = _without_known(kept, found, index, path, stage)
     if settings.urls:
         places: dict[str, int] = {}
         urls = _core.canonical_urls([document.source for document in kept])
@@ -138,6 +147,49 @@ def dedup(
     for document in kept:
         stage.keep(utf8_bytes(document.text))
     return kept
+
+
+def write_index(
+    documents: Iterable[Document],
+    path: str | Path,
+    settings: Duplicates | None = None,
+    *,
+    overwrite: bool = False,
+) -> int:
+    """Write the signatures and sources of published documents, for `Duplicates.against` of later ones.
+
+    Each crawl gets a file of its own: those before stay as they are, and all of them are given.
+
+    Args:
+        documents: Held in memory while they are signed.
+        path: The file; it appears complete or not at all.
+        settings: Unit, n-gram, bands, rows and seed, which later crawls take from the file.
+        overwrite: Replace an earlier file.
+
+    Returns:
+        Bytes of the file.
+
+    Raises:
+        FileExistsError: If the file exists and may not be replaced.
+    """
+    settings = Duplicates() if settings is None else settings
+    kept = list(documents)
+    with staged_file(path, overwrite=overwrite) as file:
+        texts, names = [document.text for document in kept], [document.source for document in kept]
+        return file.write(_core.encode_index(texts, names, settings.options()))
+
+
+def _without_known(
+    documents: list[Document],
+    found: NDArray[np.int64],
+    index: _core.SignatureIndex,
+    path: Path,
+    stage: Stage,
+) -> list[Document]:
+    for i in np.flatnonzero(found >= 0):
+        document, name = documents[i], index.name(int(found[i]))
+        stage.drop("known", document, utf8_bytes(document.text), f"duplicate of {name} in {path}")
+    return [document for document, place in zip(documents, found, strict=True) if place < 0]
 
 
 def _without_duplicates(

@@ -1,15 +1,17 @@
 //! Exact and near duplicates.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
+use pyo3::types::PyBytes;
 use rayon::prelude::*;
 use tempa_core::dedup::{
-    self, Bands, Bloom, Equality, Keep, KeySet, NearOptions, Piece, Seen, Shingler, Unit,
+    self, Bands, Bloom, Equality, Index, Keep, KeySet, NearOptions, Piece, Seen, Shingler, Unit,
 };
 use tempa_core::{Error, Monitor};
 
@@ -191,6 +193,58 @@ pub(crate) fn near_duplicates<'py>(
     let found =
         py.offload_long(progress, |monitor| dedup::near_duplicates(&texts, &options, keep, monitor))?;
     Ok((places(py, found.kept), places(py, found.cluster)))
+}
+
+/// encode_index(texts, names, options, progress=None) -> bytes of an index; progress gets bytes of text.
+#[pyfunction]
+#[pyo3(signature = (texts, names, options, progress=None))]
+pub(crate) fn encode_index<'py>(
+    py: Python<'py>,
+    texts: Vec<PyBackedStr>,
+    names: Vec<PyBackedStr>,
+    options: Options,
+    progress: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let options = near_options(options)?;
+    let bytes =
+        py.offload_long(progress, |monitor| dedup::encode_index(&texts, &names, &options, monitor))?;
+    Ok(PyBytes::new(py, &bytes))
+}
+
+/// SignatureIndex(path): the signatures of published texts, checked and mapped into memory.
+#[pyclass(frozen, module = "tempa._core")]
+pub(crate) struct SignatureIndex(Index);
+
+#[pymethods]
+impl SignatureIndex {
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        py.offload(|| Index::open(&path)).map(Self)
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+
+    /// name(place) -> the name of a published text.
+    fn name(&self, place: usize) -> PyResult<&str> {
+        self.0.name(place).map_err(to_python)
+    }
+
+    /// find(texts, threshold, progress=None) -> int64 array: the place of the published text that each one is most
+    /// like, or -1; progress gets bytes.
+    #[pyo3(signature = (texts, threshold, progress=None))]
+    fn find<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<PyBackedStr>,
+        threshold: f64,
+        progress: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Places<'py>> {
+        let found = py.offload_long(progress, |monitor| self.0.find(&texts, threshold, monitor))?;
+        let place = |place: Option<usize>| place.map_or(-1, |place| place as i64);
+        Ok(found.into_iter().map(place).collect::<Vec<_>>().into_pyarray(py))
+    }
 }
 
 /// shingle_set(text, unit, ngram) -> uint64 array: the distinct shingles in increasing order.

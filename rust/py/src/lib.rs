@@ -34,8 +34,8 @@ mod _core {
     use chat::render_chats;
     #[pymodule_export]
     use dedup::{
-        SeenPieces, canonical_urls, choose_bands, collision_probability, content_hashes, drop_stretches,
-        exact_duplicates, near_duplicates, repeated_stretches, shingle_set,
+        SeenPieces, SignatureIndex, canonical_urls, choose_bands, collision_probability, content_hashes,
+        drop_stretches, encode_index, exact_duplicates, near_duplicates, repeated_stretches, shingle_set,
     };
     #[pymodule_export]
     use error::TempaError;

@@ -7,6 +7,7 @@ mod anchors;
 mod bands;
 mod compare;
 mod exact;
+mod index;
 mod near;
 mod pieces;
 mod seen;
@@ -19,6 +20,7 @@ mod url;
 
 pub use bands::Bands;
 pub use exact::{Equality, content_hash, exact_duplicates};
+pub use index::{Index, encode_index};
 pub use near::{Duplicates, Keep, NearOptions, near_duplicates};
 pub use pieces::{Piece, repeated_pieces, without};
 pub use seen::{Bloom, KeySet, Seen};
