@@ -71,7 +71,7 @@ pub fn prefetch_line(address: *const u8) {
 /// Reserves room for `len` values, on large pages where the system has them: first writes to a large result cost
 /// mostly the handing out of its pages otherwise. Room that is never written takes no memory. Without so much address
 /// space nothing happens, and the vector grows as any other.
-pub(crate) fn reserve<T: Pod>(values: &mut Vec<T>, len: usize) {
+pub fn reserve<T: Pod>(values: &mut Vec<T>, len: usize) {
     if values.try_reserve_exact(len).is_err() {
         return;
     }

@@ -23,6 +23,14 @@ pub(crate) trait Offload {
         progress: Option<&Bound<'_, PyAny>>,
         work: impl FnOnce(&Monitor) -> Result<T> + Send,
     ) -> PyResult<T>;
+
+    /// [`Offload::offload_long`], while this thread does something else with the interpreter first.
+    fn offload_beside<T: Send, R>(
+        self,
+        progress: Option<&Bound<'_, PyAny>>,
+        work: impl FnOnce(&Monitor) -> Result<T> + Send,
+        beside: impl FnOnce() -> R,
+    ) -> (PyResult<T>, R);
 }
 
 impl Offload for Python<'_> {
@@ -38,26 +46,37 @@ impl Offload for Python<'_> {
         progress: Option<&Bound<'_, PyAny>>,
         work: impl FnOnce(&Monitor) -> Result<T> + Send,
     ) -> PyResult<T> {
+        self.offload_beside(progress, work, || ()).0
+    }
+
+    fn offload_beside<T: Send, R>(
+        self,
+        progress: Option<&Bound<'_, PyAny>>,
+        work: impl FnOnce(&Monitor) -> Result<T> + Send,
+        beside: impl FnOnce() -> R,
+    ) -> (PyResult<T>, R) {
         let monitor = Monitor::default();
         let callback = progress.map(|call| call.clone().unbind());
-        let (result, raised) = self.detach(|| {
-            std::thread::scope(|scope| {
-                let (done, finished) = mpsc::channel();
-                let worker = scope.spawn({
-                    let monitor = &monitor;
-                    move || {
-                        let result = work(monitor);
-                        // The receiver outlives the worker, so the message always arrives.
-                        let _ = done.send(());
-                        result
-                    }
-                });
+        let (result, raised, other) = std::thread::scope(|scope| {
+            let (done, finished) = mpsc::channel();
+            let worker = scope.spawn({
+                let monitor = &monitor;
+                move || {
+                    let result = work(monitor);
+                    // The receiver outlives the worker, so the message always arrives.
+                    let _ = done.send(());
+                    result
+                }
+            });
+            let other = beside();
+            let (monitor, callback) = (&monitor, &callback);
+            let wait = move || {
                 let mut raised = None;
                 while matches!(finished.recv_timeout(POLL), Err(mpsc::RecvTimeoutError::Timeout)) {
                     if raised.is_none() {
                         raised = Python::attach(|py| {
                             py.check_signals()?;
-                            if let Some(call) = &callback {
+                            if let Some(call) = callback {
                                 call.call1(py, (monitor.done(),))?;
                             }
                             PyResult::Ok(())
@@ -68,19 +87,19 @@ impl Offload for Python<'_> {
                         }
                     }
                 }
-                let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                (result, raised)
-            })
+                raised
+            };
+            let raised = self.detach(wait);
+            (worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), raised, other)
         });
         // Work that ended before it saw the flag was interrupted all the same.
-        if let Some(raised) = raised {
-            return Err(raised);
-        }
-        self.check_signals()?;
-        let value = result.map_err(to_python)?;
-        if let Some(call) = progress {
-            call.call1((monitor.done(),))?;
-        }
-        Ok(value)
+        let checked = raised.map_or_else(|| self.check_signals(), Err);
+        let value = checked.and_then(|()| result.map_err(to_python)).and_then(|value| {
+            if let Some(call) = progress {
+                call.call1((monitor.done(),))?;
+            }
+            Ok(value)
+        });
+        (value, other)
     }
 }

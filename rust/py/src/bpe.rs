@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::thread::available_parallelism;
 
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyUnicodeEncodeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyList, PyString};
 use tempa_core::bpe::{self, Allowed, Disallowed, Input, Request, Unit};
-use tempa_core::{Monitor, Ragged};
+use tempa_core::{Monitor, Ragged, pages};
 
 use crate::border::Offload;
 use crate::error::to_python;
@@ -22,12 +24,21 @@ pub(crate) fn flat(py: Python<'_>, rows: Ragged<u32>) -> Flat<'_> {
     (rows.values.into_pyarray(py), rows.offsets.into_pyarray(py))
 }
 
-/// A `str` as UTF-8. A lone surrogate, which has no UTF-8, is a `ValueError` that says where it is.
-pub(crate) struct Text(PyBackedStr);
+/// The UTF-8 of a `str` for one call. A lone surrogate, which has no UTF-8, is a `ValueError` that says where it is.
+pub(crate) enum Text {
+    /// ASCII is UTF-8 as it is.
+    Own(PyBackedStr),
+    /// `PyBackedStr` would leave the UTF-8 in the `str` for as long as that lives.
+    Encoded(PyBackedBytes),
+}
 
 impl AsRef<str> for Text {
     fn as_ref(&self) -> &str {
-        &self.0
+        match self {
+            Self::Own(text) => text,
+            // SAFETY: the bytes come from Python's own encoder to UTF-8 and nobody can change them.
+            Self::Encoded(bytes) => unsafe { std::str::from_utf8_unchecked(bytes) },
+        }
     }
 }
 
@@ -35,27 +46,12 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Text {
     type Error = PyErr;
 
     fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        value.extract().map(Self).map_err(|error: PyErr| no_text(value.py(), error))
-    }
-}
-
-/// The UTF-8 of a `str` for one call. `PyBackedStr` would leave it in the `str` for as long as that lives.
-pub(crate) struct Encoded(PyBackedBytes);
-
-impl AsRef<str> for Encoded {
-    fn as_ref(&self) -> &str {
-        // SAFETY: the bytes come from Python's own encoder to UTF-8 and nobody can change them.
-        unsafe { std::str::from_utf8_unchecked(&self.0) }
-    }
-}
-
-impl<'a, 'py> FromPyObject<'a, 'py> for Encoded {
-    type Error = PyErr;
-
-    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         let text = value.cast::<PyString>()?;
+        if text.call_method0(intern!(value.py(), "isascii"))?.is_truthy()? {
+            return text.extract().map(Self::Own);
+        }
         let bytes = text.encode_utf8().map_err(|error| no_text(value.py(), error))?;
-        Ok(Self(bytes.into()))
+        Ok(Self::Encoded(bytes.into()))
     }
 }
 
@@ -152,30 +148,55 @@ fn unit(in_chars: bool) -> Unit {
     if in_chars { Unit::Char } else { Unit::Byte }
 }
 
-/// Text whose ids are handed over as lists at a time, for each thread.
-const LIST_BYTES: usize = 512 << 10;
+/// Text that is handed to each thread at a time: so little that its UTF-8 and its ids are still near when they are
+/// needed again, so much that handing it over costs nothing.
+const BLOCK_BYTES: usize = 1 << 20;
 
-/// The first of the inputs, until they have so many bytes.
-fn start_of<'a, 't>(inputs: &'a [Input<'t>], num_bytes: usize) -> &'a [Input<'t>] {
-    let mut sum = 0;
-    let is_enough = |input: &Input<'_>| {
-        sum += input.as_bytes().len();
-        sum >= num_bytes
-    };
-    let end = inputs.iter().position(is_enough).map_or(inputs.len(), |last| last + 1);
-    &inputs[..end]
-}
+/// Less than this for each thread takes well under a second, so nobody waits for Ctrl-C.
+const LONG_BYTES: usize = 4 << 20;
 
-/// Work on texts that waits for Ctrl-C only if it can take a while.
-fn run_batch<T: Send>(
+/// Calls `work(inputs, number of the first, monitor)` for some texts at a time, which are UTF-8 only as long, and
+/// `take` with what it gives.
+fn in_blocks<T: Send>(
     py: Python<'_>,
-    inputs: &[Input<'_>],
-    work: impl FnOnce(&Monitor) -> tempa_core::Result<T> + Send,
-) -> PyResult<T> {
-    if inputs.iter().map(|input| input.as_bytes().len()).sum::<usize>() < LONG_BYTES {
-        py.offload(|| work(&Monitor::default()))
-    } else {
-        py.offload_long(None, work)
+    texts: &[Bound<'_, PyAny>],
+    num_threads: Option<usize>,
+    mut work: impl FnMut(&[Input<'_>], usize, &Monitor) -> tempa_core::Result<T> + Send,
+    mut take: impl FnMut(T) -> PyResult<()>,
+) -> PyResult<()> {
+    let num_threads = num_threads.or_else(|| available_parallelism().ok().map(Into::into)).unwrap_or(1);
+    let read = |first: usize| -> PyResult<(Vec<Source>, usize)> {
+        let (mut block, mut num_bytes) = (Vec::new(), 0);
+        for text in &texts[first..] {
+            let source: Source = text.extract()?;
+            num_bytes += source.input().as_bytes().len();
+            block.push(source);
+            if num_bytes >= BLOCK_BYTES.saturating_mul(num_threads) {
+                break;
+            }
+        }
+        Ok((block, num_bytes))
+    };
+    let (mut first, mut next) = (0, read(0));
+    loop {
+        let (block, num_bytes) = next?;
+        if block.is_empty() {
+            return Ok(());
+        }
+        let inputs: Vec<_> = block.iter().map(Source::input).collect();
+        let end = first + block.len();
+        let result = if num_threads == 1 && num_bytes < LONG_BYTES {
+            let result = py.offload(|| work(&inputs, first, &Monitor::default()));
+            next = read(end);
+            result
+        } else {
+            let work = |monitor: &Monitor| work(&inputs, first, monitor);
+            let (result, read) = py.offload_beside(None, work, || read(end));
+            next = read;
+            result
+        };
+        take(result?)?;
+        first = end;
     }
 }
 
@@ -279,26 +300,25 @@ impl Tokenizer {
     fn encode_lists<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<Source>,
+        texts: Vec<Bound<'py, PyAny>>,
         num_threads: Option<usize>,
         options: Option<Options>,
     ) -> PyResult<Bound<'py, PyList>> {
         let request = self.request(options)?;
-        let inputs: Vec<_> = texts.iter().map(Source::input).collect();
         let ints = Ints::up_to(py, self.inner.vocab_size());
         let _paused = NoCollection::start(py);
-        let mut lists = Vec::with_capacity(inputs.len());
-        // The lists of some texts are made while their ids are in a near cache.
-        while let Some(left) = inputs.get(lists.len()..).filter(|left| !left.is_empty()) {
-            py.check_signals()?;
-            let (first, block) =
-                (lists.len(), start_of(left, LIST_BYTES * num_threads.unwrap_or(1).clamp(1, 1024)));
-            let encode =
-                |monitor: &Monitor| self.inner.encode_requests(block, first, &request, num_threads, monitor);
-            for row in run_batch(py, block, encode)?.rows() {
+        let mut lists = Vec::with_capacity(texts.len());
+        let encode = |inputs: &[Input<'_>], first: usize, monitor: &Monitor| {
+            let mut rows = Ragged::default();
+            self.inner.encode_requests(inputs, first, &request, num_threads, monitor, &mut rows)?;
+            Ok(rows)
+        };
+        in_blocks(py, &texts, num_threads, encode, |rows| {
+            rows.rows().try_for_each(|row| {
                 lists.push(ints.list(py, row)?);
-            }
-        }
+                Ok(())
+            })
+        })?;
         PyList::new(py, lists)
     }
 
@@ -306,29 +326,39 @@ impl Tokenizer {
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<Source>,
+        texts: Vec<Bound<'py, PyAny>>,
         num_threads: Option<usize>,
         options: Option<Options>,
     ) -> PyResult<Flat<'py>> {
         let request = self.request(options)?;
-        let inputs: Vec<_> = texts.iter().map(Source::input).collect();
-        let encode =
-            |monitor: &Monitor| self.inner.encode_requests(&inputs, 0, &request, num_threads, monitor);
-        run_batch(py, &inputs, encode).map(|rows| flat(py, rows))
+        let mut rows = Ragged::default();
+        // Few texts have more ids than characters.
+        let num_chars = texts.iter().map(|text| text.len().unwrap_or(0)).sum();
+        pages::reserve(&mut rows.values, num_chars);
+        rows.offsets.reserve_exact(texts.len());
+        let encode = |inputs: &[Input<'_>], first: usize, monitor: &Monitor| {
+            self.inner.encode_requests(inputs, first, &request, num_threads, monitor, &mut rows)
+        };
+        in_blocks(py, &texts, num_threads, encode, Ok)?;
+        rows.values.shrink_to_fit();
+        Ok(flat(py, rows))
     }
 
     #[pyo3(signature = (texts, num_threads=None, options=None))]
     fn count_batch<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<Source>,
+        texts: Vec<Bound<'py, PyAny>>,
         num_threads: Option<usize>,
         options: Option<Options>,
     ) -> PyResult<Bound<'py, PyArray1<u32>>> {
         let request = self.request(options)?;
-        let inputs: Vec<_> = texts.iter().map(Source::input).collect();
-        let count = |monitor: &Monitor| self.inner.count_requests(&inputs, &request, num_threads, monitor);
-        run_batch(py, &inputs, count).map(|counts| counts.into_pyarray(py))
+        let mut counts = Vec::with_capacity(texts.len());
+        let count = |inputs: &[Input<'_>], first: usize, monitor: &Monitor| {
+            self.inner.count_requests(inputs, first, &request, num_threads, monitor, &mut counts)
+        };
+        in_blocks(py, &texts, num_threads, count, Ok)?;
+        Ok(counts.into_pyarray(py))
     }
 
     #[pyo3(signature = (text, in_chars, options=None))]
@@ -421,9 +451,6 @@ impl Tokenizer {
         self.inner.fingerprint()
     }
 }
-
-/// Batches below this many bytes take well under a tenth of a second, so nobody waits for Ctrl-C.
-const LONG_BYTES: usize = 1 << 20;
 
 /// write_whole(path, text): a file that appears whole or not at all.
 #[pyfunction]

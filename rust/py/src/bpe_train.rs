@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use tempa_core::bpe::{self, CountOptions, Pattern, TrainOptions};
 
 use crate::border::Offload;
-use crate::bpe::{Encoded, Tokenizer};
+use crate::bpe::{Text, Tokenizer};
 use crate::error::to_python;
 
 /// Counts of unique pieces, filled text by text. The lock lets `train` take them away.
@@ -29,7 +29,7 @@ impl PieceCounts {
     }
 
     /// add(texts) -> int: count the pieces of each text; returns the number of bytes.
-    fn add(&self, py: Python<'_>, texts: Vec<Encoded>) -> PyResult<usize> {
+    fn add(&self, py: Python<'_>, texts: Vec<Text>) -> PyResult<usize> {
         py.offload_long(None, |monitor| {
             let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             counts.as_mut().ok_or_else(used)?.add(&texts, monitor)

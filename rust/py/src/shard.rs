@@ -10,7 +10,7 @@ use tempa_core::Error;
 use tempa_core::shard::{self, Ids, ShardSet, WriterOptions};
 
 use crate::border::Offload;
-use crate::bpe::{Encoded, Tokenizer};
+use crate::bpe::{Text, Tokenizer};
 
 /// Shards(directory): the open shards of a directory.
 #[pyclass(frozen, module = "tempa._core")]
@@ -129,7 +129,7 @@ impl ShardWriter {
         &self,
         py: Python<'_>,
         tokenizer: Py<Tokenizer>,
-        texts: Vec<Encoded>,
+        texts: Vec<Text>,
         end: Option<u32>,
         num_threads: Option<usize>,
     ) -> PyResult<(usize, usize)> {

@@ -1,7 +1,7 @@
 //! Many texts to ids, on several threads.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::encode::{Encoder, lock};
 use super::parallel;
@@ -11,7 +11,7 @@ use crate::{Error, Monitor, Ragged, Result, pages};
 
 /// Text is handed to threads in chunks of about this size: long enough to make hand-outs and the joining of
 /// results cheap, short enough to keep all threads busy to the end.
-const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 64 << 10;
 
 impl Tokenizer {
     /// The ids of many texts, on `num_threads` threads (one for each processor if `None`). The monitor counts bytes.
@@ -46,6 +46,22 @@ impl Tokenizer {
         num_threads: Option<usize>,
         make: impl Fn(&mut Encoder<'_>, usize, &mut Ragged<u32>) -> Result<()> + Sync,
     ) -> Result<Ragged<u32>> {
+        let mut rows = Ragged::default();
+        pages::reserve(&mut rows.values, (0..num_rows).map(&num_bytes).sum::<usize>() / 2);
+        self.append_rows(num_rows, num_bytes, num_threads, make, &mut rows)?;
+        rows.values.shrink_to_fit();
+        Ok(rows)
+    }
+
+    /// [`Tokenizer::encode_rows`] after rows that are there already.
+    pub(super) fn append_rows(
+        &self,
+        num_rows: usize,
+        num_bytes: impl Fn(usize) -> usize,
+        num_threads: Option<usize>,
+        make: impl Fn(&mut Encoder<'_>, usize, &mut Ragged<u32>) -> Result<()> + Sync,
+        rows: &mut Ragged<u32>,
+    ) -> Result<()> {
         let mut starts = vec![0];
         let mut filled = 0;
         for i in 0..num_rows {
@@ -57,43 +73,25 @@ impl Tokenizer {
         }
         let num_tasks = starts.len() - 1;
         let num_threads = parallel::threads(num_threads)?.min(num_tasks);
-        let total = (0..num_rows).map(num_bytes).sum();
         if num_threads <= 1 {
-            let mut rows = room_for(num_rows, total);
             let mut encoder = self.encoder();
-            (0..num_rows).try_for_each(|i| make(&mut encoder, i, &mut rows))?;
-            return Ok(trimmed(rows));
+            return (0..num_rows).try_for_each(|i| make(&mut encoder, i, rows));
         }
-        let joined = Mutex::new(Joined { rows: room_for(num_rows, total), ..Joined::default() });
+        let joined = Mutex::new(Joined { rows, next: 0, waiting: BTreeMap::new(), unused: Vec::new() });
         let mut encoders: Vec<_> = (0..num_threads).map(|_| self.encoder()).collect();
         parallel::for_each(&mut encoders, num_tasks, |encoder, task| {
             let mut rows = lock(&joined).unused.pop().unwrap_or_default();
             (starts[task]..starts[task + 1]).try_for_each(|i| make(encoder, i, &mut rows))?;
             lock(&joined).add(task, rows);
             Ok(())
-        })?;
-        Ok(trimmed(joined.into_inner().unwrap_or_else(PoisonError::into_inner).rows))
+        })
     }
 }
 
-/// An empty result with room for what so many texts of so many bytes usually become.
-fn room_for(num_rows: usize, num_bytes: usize) -> Ragged<u32> {
-    let mut rows = Ragged::default();
-    rows.offsets.reserve_exact(num_rows);
-    pages::reserve(&mut rows.values, num_bytes / 2);
-    rows
-}
-
-/// Gives back most of the room that was not needed.
-fn trimmed(mut rows: Ragged<u32>) -> Ragged<u32> {
-    rows.values.shrink_to_fit();
-    rows
-}
-
 /// Rows of finished tasks, in order.
-#[derive(Debug, Default)]
-struct Joined {
-    rows: Ragged<u32>,
+#[derive(Debug)]
+struct Joined<'r> {
+    rows: &'r mut Ragged<u32>,
     /// The first task whose rows are not among them.
     next: usize,
     /// Rows of tasks that finished before an earlier one.
@@ -102,7 +100,7 @@ struct Joined {
     unused: Vec<Ragged<u32>>,
 }
 
-impl Joined {
+impl Joined<'_> {
     fn add(&mut self, task: usize, rows: Ragged<u32>) {
         self.waiting.insert(task, rows);
         while let Some(mut rows) = self.waiting.remove(&self.next) {

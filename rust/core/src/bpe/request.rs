@@ -134,7 +134,8 @@ impl Encoder<'_> {
 }
 
 impl Tokenizer {
-    /// The ids of many inputs, on `num_threads` threads (one for each processor if `None`). The monitor counts bytes.
+    /// Appends the ids of each input to `rows`, on `num_threads` threads (one for each processor if `None`). The monitor
+    /// counts bytes.
     ///
     /// # Errors
     /// As [`Encoder::encode_request`], naming the text, counted from `first`; [`Error::Interrupted`] if cancelled.
@@ -145,50 +146,59 @@ impl Tokenizer {
         request: &Request,
         num_threads: Option<usize>,
         monitor: &Monitor,
-    ) -> Result<Ragged<u32>> {
-        self.encode_inputs(inputs, first, num_threads, monitor, |encoder, input, ids| {
+        rows: &mut Ragged<u32>,
+    ) -> Result<()> {
+        let encode = |encoder: &mut Encoder<'_>, input: Input<'_>, ids: &mut Vec<u32>| {
             encoder.encode_request(input, request, ids)
-        })
+        };
+        self.append_inputs(inputs, first, num_threads, monitor, encode, rows)
     }
 
-    /// The number of ids of each input; see [`Tokenizer::encode_requests`].
+    /// Appends the number of ids of each input to `counts`; see [`Tokenizer::encode_requests`].
     ///
     /// # Errors
     /// As [`Tokenizer::encode_requests`].
     pub fn count_requests(
         &self,
         inputs: &[Input<'_>],
+        first: usize,
         request: &Request,
         num_threads: Option<usize>,
         monitor: &Monitor,
-    ) -> Result<Vec<u32>> {
-        let counts = self.encode_inputs(inputs, 0, num_threads, monitor, |encoder, input, counts| {
+        counts: &mut Vec<u32>,
+    ) -> Result<()> {
+        let count = |encoder: &mut Encoder<'_>, input: Input<'_>, counts: &mut Vec<u32>| {
             let start = counts.len();
             encoder.encode_request(input, request, counts)?;
             let count = (counts.len() - start) as u32;
             counts.truncate(start);
             counts.push(count);
             Ok(())
-        });
-        counts.map(|counts| counts.values)
+        };
+        let mut rows = Ragged { values: std::mem::take(counts), offsets: vec![0] };
+        let done = self.append_inputs(inputs, first, num_threads, monitor, count, &mut rows);
+        *counts = rows.values;
+        done
     }
 
-    fn encode_inputs(
+    fn append_inputs(
         &self,
         inputs: &[Input<'_>],
         first: usize,
         num_threads: Option<usize>,
         monitor: &Monitor,
         encode: impl Fn(&mut Encoder<'_>, Input<'_>, &mut Vec<u32>) -> Result<()> + Sync,
-    ) -> Result<Ragged<u32>> {
+        rows: &mut Ragged<u32>,
+    ) -> Result<()> {
         let num_bytes = |i: usize| inputs[i].as_bytes().len();
-        self.encode_rows(inputs.len(), num_bytes, num_threads, |encoder, i, rows| {
+        let make = |encoder: &mut Encoder<'_>, i: usize, rows: &mut Ragged<u32>| {
             encode(encoder, inputs[i], &mut rows.values).map_err(|error| match error {
                 Error::Value(reason) => Error::Value(format!("text {}: {reason}", first + i)),
                 other => other,
             })?;
             rows.end_row();
             monitor.advance(num_bytes(i) as u64)
-        })
+        };
+        self.append_rows(inputs.len(), num_bytes, num_threads, make, rows)
     }
 }
