@@ -17,6 +17,7 @@ HEAD = """# Numbers
 
 Written by `benches/report.py` from `benches/results`; `make bench` measures and writes both again. Medians
 over rounds, with the distance between the quartiles. The last column says how ours compares with that side.
+The page has more than 500 lines because it holds every result.
 """
 
 # What the README shows: words for the reader, group and case of the result.

@@ -13,7 +13,9 @@ pub fn fold(text: &str) -> String {
             folded.push(' ');
         }
         if run.is_ascii() {
-            folded.extend(run.chars().map(|char| char.to_ascii_lowercase()));
+            let start = folded.len();
+            folded.push_str(run);
+            folded[start..].make_ascii_lowercase();
         } else {
             folded.extend(run.chars().flat_map(lower));
         }
