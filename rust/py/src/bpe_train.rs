@@ -6,8 +6,9 @@ use pyo3::prelude::*;
 use tempa_core::bpe::{self, CountOptions, Pattern, TrainOptions};
 
 use crate::border::Offload;
-use crate::bpe::{Text, Tokenizer};
+use crate::bpe::Tokenizer;
 use crate::error::to_python;
+use crate::texts::Text;
 
 /// Counts of unique pieces, filled text by text. The lock lets `train` take them away.
 #[pyclass(frozen, module = "tempa._core")]

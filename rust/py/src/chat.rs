@@ -8,8 +8,9 @@ use tempa_core::Ragged;
 use tempa_core::chat::{Chat, Role, Turn};
 
 use crate::border::Offload;
-use crate::bpe::{Flat, Text, Tokenizer, flat};
+use crate::bpe::{Flat, Tokenizer, flat};
 use crate::error::to_python;
+use crate::texts::Text;
 
 /// render_chats(tokenizer, conversations, add_generation_prompt, num_threads) -> ((ids, offsets), mask)
 ///

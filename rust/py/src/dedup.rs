@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyBytes;
 use rayon::prelude::*;
 use tempa_core::dedup::{
@@ -17,12 +16,13 @@ use tempa_core::{Error, Monitor};
 
 use crate::border::Offload;
 use crate::error::to_python;
+use crate::texts::Text;
 
 type Places<'py> = Bound<'py, PyArray1<i64>>;
 
 /// content_hashes(texts) -> uint64 array: half of the hash by which exact duplicates are found.
 #[pyfunction]
-pub(crate) fn content_hashes(py: Python<'_>, texts: Vec<PyBackedStr>) -> PyResult<Bound<'_, PyArray1<u64>>> {
+pub(crate) fn content_hashes(py: Python<'_>, texts: Vec<Text>) -> PyResult<Bound<'_, PyArray1<u64>>> {
     let hashes: Vec<u64> =
         py.offload(|| Ok(texts.par_iter().map(|text| dedup::content_hash(text) as u64).collect()))?;
     Ok(hashes.into_pyarray(py))
@@ -34,7 +34,7 @@ pub(crate) fn content_hashes(py: Python<'_>, texts: Vec<PyBackedStr>) -> PyResul
 #[pyo3(signature = (texts, equality="folded", progress=None))]
 pub(crate) fn exact_duplicates<'py>(
     py: Python<'py>,
-    texts: Vec<PyBackedStr>,
+    texts: Vec<Text>,
     equality: &str,
     progress: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Places<'py>> {
@@ -45,7 +45,7 @@ pub(crate) fn exact_duplicates<'py>(
 
 /// canonical_urls(urls) -> one spelling for the URLs of a page.
 #[pyfunction]
-pub(crate) fn canonical_urls(py: Python<'_>, urls: Vec<PyBackedStr>) -> PyResult<Vec<String>> {
+pub(crate) fn canonical_urls(py: Python<'_>, urls: Vec<Text>) -> PyResult<Vec<String>> {
     py.offload(|| Ok(urls.iter().map(|url| dedup::canonical_url(url)).collect()))
 }
 
@@ -75,7 +75,7 @@ impl SeenPieces {
     }
 
     /// count(texts) -> int64 array: how many pieces of each text have occurred before; adds them all.
-    fn count<'py>(&self, py: Python<'py>, texts: Vec<PyBackedStr>) -> PyResult<Places<'py>> {
+    fn count<'py>(&self, py: Python<'py>, texts: Vec<Text>) -> PyResult<Places<'py>> {
         let counts = py.offload_long(None, |monitor| {
             let repeated = self.find(&texts, monitor)?;
             Ok(repeated.iter().map(|ranges| ranges.len() as i64).collect::<Vec<_>>())
@@ -84,11 +84,7 @@ impl SeenPieces {
     }
 
     /// drop(texts) -> (each text without pieces that have occurred before, or None if it has none; how many it had).
-    fn drop<'py>(
-        &self,
-        py: Python<'py>,
-        texts: Vec<PyBackedStr>,
-    ) -> PyResult<(Vec<Option<String>>, Places<'py>)> {
+    fn drop<'py>(&self, py: Python<'py>, texts: Vec<Text>) -> PyResult<(Vec<Option<String>>, Places<'py>)> {
         let (kept, counts): (Vec<_>, Vec<_>) = py.offload_long(None, |monitor| {
             let repeated = self.find(&texts, monitor)?;
             let rest = texts.par_iter().zip(repeated).map(|(text, ranges)| {
@@ -108,7 +104,7 @@ impl SeenPieces {
 }
 
 impl SeenPieces {
-    fn find(&self, texts: &[PyBackedStr], monitor: &Monitor) -> tempa_core::Result<Vec<Vec<Range<usize>>>> {
+    fn find(&self, texts: &[Text], monitor: &Monitor) -> tempa_core::Result<Vec<Vec<Range<usize>>>> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         dedup::repeated_pieces(texts, self.piece, self.min_bytes, &mut seen, monitor)
     }
@@ -120,7 +116,7 @@ impl SeenPieces {
 #[pyo3(signature = (texts, length, progress=None))]
 pub(crate) fn repeated_stretches<'py>(
     py: Python<'py>,
-    texts: Vec<PyBackedStr>,
+    texts: Vec<Text>,
     length: usize,
     progress: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<(Bound<'py, PyArray2<i64>>, Places<'py>)> {
@@ -145,7 +141,7 @@ pub(crate) fn repeated_stretches<'py>(
 #[pyo3(signature = (texts, length, progress=None))]
 pub(crate) fn drop_stretches(
     py: Python<'_>,
-    texts: Vec<PyBackedStr>,
+    texts: Vec<Text>,
     length: usize,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Vec<Option<String>>> {
@@ -174,7 +170,7 @@ fn near_options((threshold, unit, ngram, bands, rows, seed, is_exact): Options) 
 #[pyo3(signature = (texts, options, keep="first", scores=None, progress=None))]
 pub(crate) fn near_duplicates<'py>(
     py: Python<'py>,
-    texts: Vec<PyBackedStr>,
+    texts: Vec<Text>,
     options: Options,
     keep: &str,
     scores: Option<PyReadonlyArray1<'py, f64>>,
@@ -200,8 +196,8 @@ pub(crate) fn near_duplicates<'py>(
 #[pyo3(signature = (texts, names, options, progress=None))]
 pub(crate) fn encode_index<'py>(
     py: Python<'py>,
-    texts: Vec<PyBackedStr>,
-    names: Vec<PyBackedStr>,
+    texts: Vec<Text>,
+    names: Vec<Text>,
     options: Options,
     progress: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyBytes>> {
@@ -237,7 +233,7 @@ impl SignatureIndex {
     fn find<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<PyBackedStr>,
+        texts: Vec<Text>,
         threshold: f64,
         progress: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Places<'py>> {
@@ -251,7 +247,7 @@ impl SignatureIndex {
 #[pyfunction]
 pub(crate) fn shingle_set<'py>(
     py: Python<'py>,
-    text: PyBackedStr,
+    text: Text,
     unit: &str,
     ngram: usize,
 ) -> PyResult<Bound<'py, PyArray1<u64>>> {

@@ -18,6 +18,7 @@ mod sample;
 mod scan;
 mod shard;
 mod text;
+mod texts;
 
 /// The private extension module; `python/tempa` is the public face.
 #[pymodule]

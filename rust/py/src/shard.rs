@@ -10,7 +10,8 @@ use tempa_core::Error;
 use tempa_core::shard::{self, Ids, ShardSet, WriterOptions};
 
 use crate::border::Offload;
-use crate::bpe::{Text, Tokenizer};
+use crate::bpe::Tokenizer;
+use crate::texts::Text;
 
 /// Shards(directory): the open shards of a directory.
 #[pyclass(frozen, module = "tempa._core")]

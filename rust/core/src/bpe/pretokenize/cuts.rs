@@ -72,10 +72,10 @@ impl<'t> Cuts<'t> {
             let mut window = Window::new(&self.scan, self.pos, ascii);
             let starts = R::starts(&mut window, &self.scan, self.pos);
             let sure = window.sure(starts) & !1;
-            for at in Bits(sure) {
-                self.ends[self.len] = self.pos + at;
-                self.len += 1;
+            for (end, at) in self.ends[self.len..].iter_mut().zip(Bits(sure)) {
+                *end = self.pos + at;
             }
+            self.len += sure.count_ones() as usize;
             let end = if window.is_last {
                 text.len()
             } else if sure == 0 {
