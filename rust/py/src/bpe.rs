@@ -160,10 +160,11 @@ impl Tokenizer {
     fn encode<'py>(
         &self,
         py: Python<'py>,
-        text: Source,
+        text: &Bound<'py, PyAny>,
         options: Option<Options>,
     ) -> PyResult<Bound<'py, PyList>> {
         let request = self.request(options)?;
+        let text = Source::one(text)?;
         let ids = py.offload(|| {
             let mut ids = Vec::with_capacity(text.input().as_bytes().len() / 3);
             self.inner.encoder().encode_request(text.input(), &request, &mut ids)?;

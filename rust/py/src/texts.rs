@@ -13,12 +13,19 @@ use tempa_core::bpe::Input;
 
 use crate::border::Offload;
 
-/// The UTF-8 of a `str` for one call. A lone surrogate, which has no UTF-8, is a `ValueError` that says where it is.
+/// The UTF-8 of a `str`. A lone surrogate, which has no UTF-8, is a `ValueError` that says where it is.
 pub(crate) enum Text {
-    /// ASCII is UTF-8 as it is.
+    /// What the `str` has, or gets for as long as it lives.
     Own(PyBackedStr),
-    /// `PyBackedStr` would leave the UTF-8 in the `str` for as long as that lives.
+    /// For as long as this lives.
     Encoded(PyBackedBytes),
+}
+
+impl Text {
+    /// For a single text, where asking takes longer than what is kept is worth.
+    fn kept(value: &Bound<'_, PyAny>) -> PyResult<Self> {
+        value.extract().map(Self::Own).map_err(|error: PyErr| no_text(value.py(), error))
+    }
 }
 
 impl Deref for Text {
@@ -39,6 +46,7 @@ impl AsRef<str> for Text {
     }
 }
 
+/// For many texts: their UTF-8 goes with the call. ASCII is UTF-8 as it is.
 impl<'a, 'py> FromPyObject<'a, 'py> for Text {
     type Error = PyErr;
 
@@ -59,6 +67,15 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// For a single text.
+    pub(crate) fn one(value: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if value.is_instance_of::<PyBytes>() {
+            Ok(Self::Bytes(value.extract()?))
+        } else {
+            Text::kept(value).map(Self::Text)
+        }
+    }
+
     pub(crate) fn input(&self) -> Input<'_> {
         match self {
             Self::Text(text) => Input::Text(text.as_ref()),
