@@ -222,6 +222,7 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, help="directory of the five .jsonl files")
     parser.add_argument("--ranks", type=Path, help="rank file of cl100k")
     parser.add_argument("--rounds", type=int, default=5, help="fresh processes a cell (default 5)")
+    parser.add_argument("--only", default="", help="only rows with this in their title; the others stay")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cell:
@@ -266,6 +267,8 @@ def measure_all(options: argparse.Namespace, file: Path) -> None:
     }
 
     def add(group: str, name: str, sides: list[str], unit: str, key: str, **cell: Any) -> None:
+        if options.only not in f"{group}: {name}":
+            return
         for side in sides:
             rounds = 1 if side == "tokenizers" else options.rounds
             values = [in_fresh_process({**common, "side": side, **cell})[key] for _ in range(rounds)]
