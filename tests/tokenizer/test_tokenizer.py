@@ -50,6 +50,33 @@ def test_a_batch_equals_single_texts_for_any_number_of_threads(tokenizer: Tokeni
         assert [ids[a:b].tolist() for a, b in pairwise(offsets)] == expected
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_texts_of_several_blocks_are_one_batch(tokenizer: Tokenizer, num_threads: int) -> None:
+    texts = [f"{i} é " + TEXT * (400_000 // len(TEXT)) for i in range(16)] + ["x", ""]
+    expected = [tokenizer.encode(text) for text in texts]
+    ids, offsets = tokenizer.encode_batch(texts, num_threads)
+    assert [ids[a:b].tolist() for a, b in pairwise(offsets)] == expected
+    assert tokenizer.encode_lists(texts, num_threads) == expected
+    assert tokenizer.count_batch(texts, num_threads).tolist() == [len(row) for row in expected]
+    for bad, error in (("\ud800", ValueError), (5, TypeError)):
+        with pytest.raises(error):
+            tokenizer.encode_batch([*texts, bad], num_threads)  # type: ignore[list-item]
+
+
+def test_a_text_of_a_later_block_is_named_by_its_place_in_the_batch() -> None:
+    characters = Tokenizer.from_characters("a")
+    for call in (characters.encode_batch, characters.encode_lists, characters.count_batch):
+        with pytest.raises(ValueError, match='text 5: character "b"'):
+            call(["a" * 1_000_000] * 5 + ["b"], 1)
+
+
+def test_no_threads_are_refused_for_no_texts_too(tokenizer: Tokenizer) -> None:
+    for call in (tokenizer.encode_batch, tokenizer.encode_lists, tokenizer.count_batch):
+        for texts in ([], ["a"]):
+            with pytest.raises(ValueError, match="num_threads must be at least 1"):
+                call(texts, 0)
+
+
 @pytest.mark.parametrize(
     "kind", ["one letter", "letters", "spaces", "line ends", "dashes", "apostrophes", "é"]
 )

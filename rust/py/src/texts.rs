@@ -138,14 +138,13 @@ pub(crate) fn in_blocks<T: Send>(
         Ok((block, num_bytes))
     };
     let (mut first, mut next) = (0, read(0));
+    // No texts are a block as well: what is asked for is checked all the same.
     loop {
         let (block, num_bytes) = next?;
-        if block.is_empty() {
-            return Ok(());
-        }
         let inputs: Vec<_> = block.iter().map(Source::input).collect();
         let end = first + block.len();
-        let result = if num_threads == 1 && num_bytes < LONG_BYTES {
+        let has_nothing_beside = num_threads == 1 || end == texts.len();
+        let result = if has_nothing_beside && num_bytes < LONG_BYTES.saturating_mul(num_threads) {
             let result = py.offload(|| work(&inputs, first, &Monitor::default()));
             next = read(end);
             result
@@ -156,6 +155,9 @@ pub(crate) fn in_blocks<T: Send>(
             result
         };
         take(result?)?;
+        if end == texts.len() {
+            return Ok(());
+        }
         first = end;
     }
 }
