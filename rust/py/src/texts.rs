@@ -1,7 +1,6 @@
 //! Texts from Python: their UTF-8, and many of them some at a time.
 
 use std::ops::Deref;
-use std::thread::available_parallelism;
 
 use pyo3::exceptions::{PyUnicodeEncodeError, PyValueError};
 use pyo3::intern;
@@ -9,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyString};
 use tempa_core::Monitor;
-use tempa_core::bpe::Input;
+use tempa_core::bpe::{Input, num_processors};
 
 use crate::border::Offload;
 
@@ -124,7 +123,7 @@ pub(crate) fn in_blocks<T: Send>(
     mut work: impl FnMut(&[Input<'_>], usize, &Monitor) -> tempa_core::Result<T> + Send,
     mut take: impl FnMut(T) -> PyResult<()>,
 ) -> PyResult<()> {
-    let num_threads = num_threads.or_else(|| available_parallelism().ok().map(Into::into)).unwrap_or(1);
+    let num_threads = num_threads.unwrap_or_else(num_processors);
     let read = |first: usize| -> PyResult<(Vec<Source>, usize)> {
         let (mut block, mut num_bytes) = (Vec::new(), 0);
         for text in &texts[first..] {

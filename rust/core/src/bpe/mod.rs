@@ -45,6 +45,7 @@ pub use decode::StreamDecoder;
 pub use encode::Encoder;
 pub use merges::Merge;
 pub use offsets::{Placed, Unit};
+pub use parallel::num_processors;
 pub use pretokenize::{Pattern, Pieces};
 pub use request::{Disallowed, Input, Request};
 pub use special::Allowed;

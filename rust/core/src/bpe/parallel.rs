@@ -1,5 +1,6 @@
 //! Numbered tasks on a few threads that live for one call: no global pool, so nothing hangs after a fork.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -13,8 +14,15 @@ pub(crate) fn threads(asked: Option<usize>) -> Result<usize> {
     match asked {
         Some(0) => Err(Error::value("num_threads must be at least 1, got 0")),
         Some(count) => Ok(count),
-        None => Ok(thread::available_parallelism().map_or(1, usize::from)),
+        None => Ok(num_processors()),
     }
+}
+
+/// The number of processors that this process may use, or 1 if that is not known. Asking the system takes longer than
+/// a short text, so it is asked once.
+pub fn num_processors() -> usize {
+    static ANSWER: OnceLock<usize> = OnceLock::new();
+    *ANSWER.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Calls `work(state, task)` for each task in `0..num_tasks`, on one thread for each state.
