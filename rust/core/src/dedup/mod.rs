@@ -6,6 +6,7 @@
 mod anchors;
 mod bands;
 mod compare;
+mod decontaminate;
 mod exact;
 mod index;
 mod near;
@@ -19,6 +20,7 @@ mod union_find;
 mod url;
 
 pub use bands::Bands;
+pub use decontaminate::{Contamination, EvalItems, Overlap, Verdict};
 pub use exact::{Equality, content_hash, exact_duplicates};
 pub use index::{Index, encode_index};
 pub use near::{Duplicates, Keep, NearOptions, near_duplicates};

@@ -5,6 +5,8 @@
 //! character is a word. [`spell_words`] is the definition; [`for_each_word`] finds the same words in windows of 64
 //! bytes, from masks.
 
+use std::ops::Range;
+
 use unicode_normalization::char::is_combining_mark;
 
 use super::fold::normal_chars;
@@ -30,14 +32,22 @@ pub fn is_unspaced(char: char) -> bool {
 
 /// The words of a text, each a string: what [`for_each_word`] hashes.
 pub fn spell_words(text: &str) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
-    let mut rest = text;
-    while let Some(start) = rest.find(starts_word) {
-        let (word, after) = rest[start..].split_at(word_len(&rest[start..]));
-        words.push(normal_chars(word).collect());
-        rest = after;
-    }
-    words
+    word_ranges(text).map(|range| spell_word(&text[range]).collect()).collect()
+}
+
+/// The words of a text, each the range of its bytes.
+pub fn word_ranges(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut pos = 0;
+    std::iter::from_fn(move || {
+        let start = pos + text[pos..].find(starts_word)?;
+        pos = start + word_len(&text[start..]);
+        Some(start..pos)
+    })
+}
+
+/// The characters that a word counts as: composed and in lower case.
+pub fn spell_word(word: &str) -> impl Iterator<Item = char> {
+    normal_chars(word)
 }
 
 /// Calls `visit` with each word in order.
