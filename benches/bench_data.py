@@ -13,7 +13,7 @@ import sysconfig
 import time
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,55 @@ def exact_python(batch: list[str]) -> list[int]:
 def exact_ours(batch: list[str]) -> list[int]:
     first = _core.exact_duplicates(batch)
     return np.flatnonzero(first == np.arange(len(batch))).tolist()
+
+
+@cache
+def eval_items() -> list[str]:
+    """Forty words of every tenth text, and items that no text has."""
+    cut = [" ".join(re.findall(r"[^\W_]+", text)[100:140]) for text in texts()[::10]]
+    other = [
+        f"Where do {i} trains meet after {i + 7} hours of travel through the snow?" for i in range(20_000)
+    ]
+    return cut + other
+
+
+def ngrams(text: str) -> Iterator[tuple[str, ...]]:
+    words = re.findall(r"[^\W_]+", text.lower())
+    return zip(*(words[i:] for i in range(13)), strict=False)
+
+
+@cache
+def sought() -> dict[str, Any]:
+    """The items as each side looks for them: an index, and a set of all n-grams."""
+    return {
+        "ours": _core.EvalItems(eval_items(), 13, 8, 0, 0.0),
+        "python": {ngram for item in eval_items() for ngram in ngrams(item)},
+    }
+
+
+def contaminated_python(batch: list[str]) -> list[int]:
+    items = sought()["python"]
+    return [i for i, text in enumerate(batch) if any(ngram in items for ngram in ngrams(text))]
+
+
+def contaminated_ours(batch: list[str]) -> list[int]:
+    hits, _, _ = sought()["ours"].find(batch, 0)
+    return np.unique(hits[:, 0]).tolist()
+
+
+CONTAMINATED: dict[str, Callable[[list[str]], list[int]]] = {
+    "ours": contaminated_ours,
+    "python": contaminated_python,
+}
+
+
+@pytest.mark.benchmark(group="look for 20,000 items of evaluation sets", timer=time.process_time)
+@pytest.mark.parametrize("side", SIDES)
+def test_decontaminate(benchmark, side) -> None:
+    assert 0 < len(contaminated_python(texts())) < len(texts())
+    assert CONTAMINATED[side](texts()) == contaminated_python(texts())
+    benchmark.extra_info["bytes"] = num_bytes()
+    benchmark.pedantic(CONTAMINATED[side], (texts(),), rounds=5 if side == "ours" else 3)
 
 
 EXACT: dict[str, Callable[[list[str]], list[int]]] = {"ours": exact_ours, "python": exact_python}

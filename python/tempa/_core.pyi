@@ -249,6 +249,17 @@ def clean_texts(
     texts: Sequence[str], thresholds: Sequence[float]
 ) -> tuple[list[str | None], NDArray[np.int32], NDArray[np.float64]]: ...
 
+# decontaminate.rs
+@final
+class EvalItems:
+    def __new__(
+        cls, items: Sequence[str], ngram: int, min_words: int, min_span: int, min_share: float
+    ) -> EvalItems: ...
+    def is_sought(self, item: int) -> bool: ...
+    def find(
+        self, texts: Sequence[str], margin: int, progress: Callable[[int], object] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], list[str | None]]: ...
+
 # dedup.rs
 def content_hashes(texts: Sequence[str]) -> NDArray[np.uint64]: ...
 def exact_duplicates(

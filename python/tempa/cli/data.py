@@ -1,4 +1,4 @@
-"""`tempa data`: clean, dedup, build, encode."""
+"""`tempa data`: clean, dedup, decontaminate, build, encode."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tempa.cli.group import dispatch
 from tempa.cli.places import read_bpe
 from tempa.cli.progress import WorkProgress
 from tempa.data.corpus import FUNNEL, build
+from tempa.data.decontaminate import Contamination, ContaminationReport, EvalSet, decontaminate
 from tempa.data.documents import Document, corpus_files, read_documents, write_documents
 from tempa.data.duplicates import Duplicates, collision_probability, dedup, write_index
 from tempa.data.funnel import FunnelReport, total_bytes
@@ -31,6 +32,7 @@ def main(name: str, argv: list[str]) -> int:
     commands = {
         "clean": (_clean, "one spelling, and quality rules that drop documents"),
         "dedup": (_dedup, "drop exact and near duplicates"),
+        "decontaminate": (_decontaminate, "keep evaluation sets out"),
         "curve": (_curve, "how often pairs of each similarity are found"),
         "build": (_build, "clean, dedup, split, tokenise: everything that pretraining reads"),
         "encode": (_encode, "documents as they are to shards of ids"),
@@ -73,6 +75,20 @@ class DedupConfig(Source):
     """What counts as a duplicate."""
     index: Path | None = None
     """A file for the signatures of the documents that are kept, for `--duplicates.against` later."""
+    overwrite: bool = False
+    """Replace an earlier file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecontaminateConfig(Source):
+    """Settings of `tempa data decontaminate`."""
+
+    out: Path
+    """The .jsonl file that gets the documents; the reports go beside it."""
+    against: tuple[str, ...]
+    """Evaluation sets: `FILE`, whose items are question and answer, or `FILE:FIELD,FIELD`."""
+    contamination: Contamination = field(default_factory=Contamination)
+    """What counts as contamination, and what is done about it."""
     overwrite: bool = False
     """Replace an earlier file."""
 
@@ -166,6 +182,29 @@ def _dedup(argv: list[str]) -> int:
 
         _write(settings.out, kept(), report, overwrite=settings.overwrite)
     return _show(report, f"{settings.out}, report in {_report_of(settings.out)}")
+
+
+def _decontaminate(argv: list[str]) -> int:
+    settings = config.parse(
+        DecontaminateConfig,
+        argv,
+        prog="tempa data decontaminate",
+        description="Drop documents that have items of evaluation sets, or cut the items out.",
+    )
+    tasks = [_eval_set(name) for name in settings.against]
+    report, found = FunnelReport(), ContaminationReport()
+    with _reading(settings) as (documents, _):
+        kept = decontaminate(documents, tasks, settings.contamination, found=found, report=report)
+        _write(settings.out, kept, report, overwrite=settings.overwrite)
+    items = settings.out.with_suffix(".contamination.json")
+    found.save(items)
+    Console().print(found.table())
+    return _show(report, f"{settings.out}, reports in {_report_of(settings.out)} and {items}")
+
+
+def _eval_set(name: str) -> EvalSet:
+    path, _, fields = name.rpartition(":")
+    return EvalSet.read(path, fields.split(",")) if path and not Path(name).exists() else EvalSet.read(name)
 
 
 def _curve(argv: list[str]) -> int:

@@ -161,10 +161,11 @@ class FunnelReport:
             if not dropped:
                 raise ValueError(f"{sources}: no documents")
             rule = max(dropped, key=lambda rule: dropped[rule].documents)
-            off = "0" if rule.startswith("min_") else "inf"
+            off = {"min_": "0", "max_": "inf"}.get(rule[:4])
             raise ValueError(
                 f"{sources}: no document is left; {rule} dropped {dropped[rule].documents} "
-                f"of {self.stages[0].input.documents}, set it to {off} to switch it off"
+                f"of {self.stages[0].input.documents}"
+                + (f", set it to {off} to switch it off" if off else "")
             )
 
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tempa_core::dedup::{
-    Keep, NearOptions, Shingler, Shingles, Sketcher, Unit, content_hash, jaccard, near_duplicates,
-    shingle_set,
+    EvalItems, Keep, NearOptions, Overlap, Shingler, Shingles, Sketcher, Unit, content_hash, jaccard,
+    near_duplicates, shingle_set,
 };
 use tempa_core::text::{RULES, for_each_word, normalize, verdict};
 use tempa_core::{Monitor, Result};
@@ -52,6 +52,12 @@ fn run(c: &mut Criterion) -> Result<()> {
         b.iter(|| {
             near_duplicates(black_box(&texts), &NearOptions::default(), Keep::First, &Monitor::default())
         });
+    });
+    let items: Vec<String> =
+        (0..100_000).map(|i| format!("where do {i} trains meet after {} hours", i + 7)).collect();
+    let items = EvalItems::new(&items, Overlap::default())?;
+    group.bench_function("decontaminate, 100,000 items", |b| {
+        b.iter(|| items.find(black_box(&texts), 0, &Monitor::default()).map(|found| found.len()));
     });
     let (first, second) = (shingle_set(&all, shingler), shingle_set(&all[all.len() / 3..], shingler));
     group.throughput(Throughput::Elements((first.len() + second.len()) as u64));

@@ -7,6 +7,7 @@ mod border;
 mod bpe;
 mod bpe_train;
 mod chat;
+mod decontaminate;
 mod dedup;
 mod error;
 mod grade;
@@ -33,6 +34,8 @@ mod _core {
     use bpe_train::PieceCounts;
     #[pymodule_export]
     use chat::render_chats;
+    #[pymodule_export]
+    use decontaminate::EvalItems;
     #[pymodule_export]
     use dedup::{
         SeenPieces, SignatureIndex, canonical_urls, choose_bands, collision_probability, content_hashes,

@@ -122,18 +122,15 @@ impl EvalItems {
             }
         }
         let mut filter = Filter::for_keys(anchors.len());
-        anchors.keys().for_each(|&key| filter.insert(key));
+        for &key in anchors.keys() {
+            filter.insert(key);
+        }
         Ok(Self { overlap, items, filter, anchors })
     }
 
     /// Whether an item has enough words to be looked for.
     pub fn is_sought(&self, item: usize) -> bool {
         self.items.get(item).is_some_and(|item| item.words.len() >= self.overlap.min_words)
-    }
-
-    /// Bytes of memory that looking for items reads for texts without any.
-    pub fn filter_bytes(&self) -> usize {
-        size_of_val(self.filter.words.as_slice())
     }
 
     /// What each text shares with the items; cuts take `margin` more words on both sides. The monitor counts bytes.
@@ -166,7 +163,7 @@ impl EvalItems {
             return Verdict::default();
         }
         let words: Vec<Range<usize>> = word_ranges(text).collect();
-        let spans = self.spans(&Text { text, words: &words, hashes }, candidates);
+        let spans = self.spans(&Candidate { text, words: &words, hashes }, candidates);
         let items: Vec<Contamination> =
             spans.chunk_by(|a, b| a.item == b.item).filter_map(|spans| self.weigh(spans, &words)).collect();
         let mut cut: Vec<Range<usize>> = items
@@ -180,7 +177,11 @@ impl EvalItems {
     }
 
     /// The spans that count, by item and place.
-    fn spans<'s>(&self, text: &Text, candidates: impl Iterator<Item = (usize, &'s Vec<Place>)>) -> Vec<Span> {
+    fn spans<'s>(
+        &self,
+        text: &Candidate,
+        candidates: impl Iterator<Item = (usize, &'s Vec<Place>)>,
+    ) -> Vec<Span> {
         let mut spans = Vec::new();
         // Where the last span ends for each item and each distance between its words and the text's: a span has many
         // anchors and is followed once.
@@ -243,13 +244,13 @@ impl Item {
 }
 
 /// A text that may have items.
-struct Text<'a> {
+struct Candidate<'a> {
     text: &'a str,
     words: &'a [Range<usize>],
     hashes: &'a [u64],
 }
 
-impl Text<'_> {
+impl Candidate<'_> {
     /// Whether the word at a place is spelled like this.
     fn has(&self, at: usize, spelled: &str) -> bool {
         spell_word(&self.text[self.words[at].clone()]).eq(spelled.chars())
