@@ -8,12 +8,14 @@ near duplicates are made from it by changing words.
 from __future__ import annotations
 
 import bisect
+import itertools
 import re
 import sysconfig
 import time
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from tempa import _core
 from tempa.data.documents import Document
 from tempa.data.duplicates import Duplicates, dedup
 from tempa.data.loader import Loader
-from tempa.data.rules import normalize
+from tempa.data.rules import Rules, normalize
 from tempa.data.shards import Shards, ShardWriter
 
 SIDES = ["ours", "python"]
@@ -199,6 +201,83 @@ def test_normalize(benchmark, side) -> None:
     assert NORMALIZE[side](text) == normalize_python(text)
     benchmark.extra_info["bytes"] = len(text.encode())
     benchmark.pedantic(NORMALIZE[side], (text,), rounds=5)
+
+
+# Rules of each kind: characters, words, lines, repetition.
+RULES = {
+    "min_words": 50,
+    "max_mean_word_length": 10,
+    "max_symbol_ratio": 0.1,
+    "min_alphabetic_words": 0.6,
+    "min_stop_words": 2,
+    "max_top_letter": 0.4,
+    "min_ended_lines": 0.12,
+    "max_duplicate_lines": 0.3,
+    "max_duplicate_line_chars": 0.1,
+    "max_top_2gram": 0.2,
+    "max_duplicate_5gram": 0.5,
+}
+STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
+
+
+def measure_python(text: str) -> Iterator[float]:
+    """What each of these rules measures, one after the other."""
+    words = text.split()
+    count = max(len(words), 1)
+    yield len(words)
+    yield sum(map(len, words)) / count
+    yield (text.count("#") + text.count("…") + len(re.findall(r"\.{3,}", text))) / count
+    yield sum(any(map(str.isalpha, word)) for word in words) / count
+    yield len(STOP_WORDS & {word.lower() for word in words})
+    letters = Counter(filter(str.isalpha, text.lower()))
+    yield max(letters.values(), default=0) / max(letters.total(), 1)
+    lines = [line for line in map(str.strip, text.split("\n")) if line]
+    yield sum(line[-1] in ".!?…:;\"'”’»)" for line in lines) / max(len(lines), 1)
+    seen: set[str] = set()
+    again = [line for line in lines if line in seen or seen.add(line)]
+    yield len(again) / max(len(lines), 1)
+    yield sum(map(len, again)) / max(sum(map(len, lines)), 1)
+    parts = re.findall(r"[^\W_]+", text.lower())
+    total = max(sum(map(len, parts)), 1)
+    pairs = Counter(itertools.pairwise(parts))
+    times, chars = max(((times, len(a) + len(b)) for (a, b), times in pairs.items()), default=(0, 0))
+    yield times * chars / total if times > 1 else 0.0
+    grams: set[tuple[str, ...]] = set()
+    covered: set[int] = set()
+    for i in range(len(parts) - 4):
+        gram = tuple(parts[i : i + 5])
+        covered.update(range(i, i + 5) if gram in grams else ())
+        grams.add(gram)
+    yield sum(len(parts[i]) for i in covered) / total
+
+
+def judge_python(batch: list[str]) -> list[str | None]:
+    def first(text: str) -> str | None:
+        for (rule, threshold), value in zip(RULES.items(), measure_python(text), strict=False):
+            if value < threshold if rule.startswith("min_") else value > threshold:
+                return rule
+        return None
+
+    return [first(normalize(text)) for text in batch]
+
+
+def judge_ours(batch: list[str]) -> list[str | None]:
+    names = list(asdict(Rules.none()))
+    _, verdicts, _ = _core.clean_texts(batch, list({**asdict(Rules.none()), **RULES}.values()))
+    return [names[rule] if rule >= 0 else None for rule in verdicts.tolist()]
+
+
+JUDGE: dict[str, Callable[[list[str]], list[str | None]]] = {"ours": judge_ours, "python": judge_python}
+
+
+@pytest.mark.benchmark(group="normalise and judge by 11 quality rules", timer=time.process_time)
+@pytest.mark.parametrize("side", SIDES)
+def test_quality_rules(benchmark, side) -> None:
+    verdicts = judge_python(texts())
+    assert JUDGE[side](texts()) == verdicts
+    assert 0.5 < verdicts.count(None) / len(verdicts) < 1
+    benchmark.extra_info["bytes"] = num_bytes()
+    benchmark.pedantic(JUDGE[side], (texts(),), rounds=5 if side == "ours" else 3)
 
 
 def rows_python(offsets: np.ndarray, seq_len: int) -> list[list[tuple[int, int]]]:

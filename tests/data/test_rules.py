@@ -14,7 +14,7 @@ from rich.console import Console
 from tempa import _core
 from tempa.data.documents import Document
 from tempa.data.funnel import FunnelReport
-from tempa.data.rules import Rules, clean, measure, normalize, off_threshold
+from tempa.data.rules import Rules, clean, explain, measure, normalize, off_threshold
 
 PROSE = (
     "The river begins in the hills above the town and runs to the sea through fields of barley. In spring it "
@@ -62,6 +62,9 @@ def test_ordinary_prose_passes():
         ("max_symbol_ratio", PROSE + " #tag" * 12),
         ("min_alphabetic_words", PROSE + " 12.50 |" * 12),
         ("min_stop_words", "kaksi siltaa ylittää joen vanhempi rakennettiin harmaasta kivestä " * 8),
+        ("min_sentences", "the beginning of a page and nothing but that " * 4),
+        ("max_braces", PROSE + " if (x) { y(); }"),
+        ("max_noise_words", PROSE + "\nHome\nSIGN IN TO COMMENT\n12 / 40\n3 likes"),
         ("max_bullet_lines", "\n".join(f"- the thing and number {n} of these" for n in range(12))),
         ("max_ellipsis_lines", "\n".join(f"the story and part {n} goes on like this..." for n in range(12))),
         ("min_ended_lines", "\n".join(f"the heading and number {n} without any mark" for n in range(12))),
@@ -84,9 +87,38 @@ def test_each_rule_rejects_its_page(rule, text):
 def test_the_page_of_thousands_of_m_is_rejected_and_the_rules_that_catch_it_are_separate():
     """Lecture L4: the forum posts behind OLMo's loss spikes."""
     page = " ".join(["mMmM", "MMMMMM", "Mm", "mmmmM"][i % 4] for i in range(800))
-    rules = Rules(min_stop_words=0, min_ended_lines=0)
+    rules = Rules(min_stop_words=0, min_sentences=0)
     assert verdicts([page], rules) == ["max_top_letter"]
     assert verdicts([page], dataclasses.replace(rules, max_top_letter=math.inf)) == ["max_repeated_chars"]
+
+
+def test_every_rule_that_rejects_is_explained():
+    reasons = explain("mMmM { } mMmM", Rules(max_mean_word_length=math.inf))
+    assert list(reasons) == [
+        "min_chars",
+        "min_words",
+        "min_mean_word_length",
+        "min_alphabetic_words",
+        "min_stop_words",
+        "min_sentences",
+        "max_braces",
+        "max_top_letter",
+        "min_ended_lines",
+        "max_short_lines",
+    ]
+    assert reasons["max_braces"] == 2
+    assert explain(PROSE) == {}
+
+
+def is_noise(line):
+    """A line that is not prose, in scripts with spaces."""
+    words, letters = line.split(), [char for char in line if char.isalpha()]
+    return (
+        2 * sum(char.isupper() for char in letters) > len(letters)
+        or (not letters and any(char.isdigit() for char in line))
+        or len(words) == 1
+        or (len(words) == 2 and words[0][0].isdigit())
+    )
 
 
 def reference(text):
@@ -108,6 +140,9 @@ def reference(text):
         "min_stop_words": len(stop & {word.lower() for word in words}),
         "min_ended_lines": share(sum(line[-1] in ".!?:;\"')" for line in lines), len(lines)),
         "max_short_lines": share(sum(len(line) < 30 for line in lines), len(lines)),
+        "min_sentences": len(re.findall(r"[.!?](?=[\s\"')]|$)", text)),
+        "max_braces": text.count("{") + text.count("}"),
+        "max_noise_words": share(sum(len(line.split()) for line in lines if is_noise(line)), len(words)),
         "max_top_letter": share(max(map(letters.count, letters), default=0), len(letters)),
         "max_repeated_chars": share(sum(run for run in runs if run >= 10), len(visible)),
         "max_duplicate_lines": share(len(repeated), len(lines)),
@@ -116,8 +151,8 @@ def reference(text):
 
 
 @given(
-    st.text(alphabet="ab#.!- \nThe,", max_size=120)
-    | st.lists(st.sampled_from(["the", "A", "b c.", "\n"])).map(" ".join)
+    st.text(alphabet='ab#.!-2{ \nThe,"', max_size=120)
+    | st.lists(st.sampled_from(["the", "A", "b c.", "3 likes", "\n"])).map(" ".join)
 )
 def test_measures_are_those_of_the_reference(text):
     measured = measure(text)

@@ -20,7 +20,8 @@ class Rules:
 
     Rules are tried in this order, and the first that rejects is reported. A value equal to the threshold is
     accepted. The defaults are published ones, for web pages in English: Gopher (Rae et al., 2021), C4
-    (Raffel et al., 2020), FineWeb (Penedo et al., 2024). Shares are between 0 and 1.
+    (Raffel et al., 2020), RefinedWeb (Penedo et al., 2023), FineWeb (Penedo et al., 2024). Shares are between
+    0 and 1.
     """
 
     min_chars: float = 100
@@ -39,6 +40,14 @@ class Rules:
     """Share of words with a letter. Gopher."""
     min_stop_words: float = 2
     """Different words of: the, be, to, of, and, that, have, with. English only. Gopher."""
+    min_sentences: float = 3
+    """Sentence marks at the end of a word, also inside closing quotes. C4."""
+    max_braces: float = 0
+    """Curly brackets. C4, to leave out pages of code: switch it off if code is wanted."""
+    max_top_letter: float = 0.4
+    """Share of the most frequent letter among the letters. Pages of one letter (OLMo's loss spikes)."""
+    max_repeated_chars: float = 0.2
+    """Share of characters in runs of 10 or more equal ones, spaces apart. The same pages."""
     max_bullet_lines: float = 0.9
     """Share of lines that begin with a bullet. Gopher."""
     max_ellipsis_lines: float = 0.3
@@ -47,18 +56,16 @@ class Rules:
     """Share of lines that end with a sentence mark or a closing quote. FineWeb."""
     max_short_lines: float = 0.67
     """Share of lines of fewer than 30 characters. FineWeb."""
-    max_top_letter: float = 0.4
-    """Share of the most frequent letter among the letters. Pages of one letter (OLMo's loss spikes)."""
-    max_repeated_chars: float = 0.2
-    """Share of characters in runs of 10 or more equal ones, spaces apart. The same pages."""
+    max_noise_words: float = 0.05
+    """Share of words in lines of one word, mostly capitals, numbers or a counter ("3 likes"). RefinedWeb."""
     max_lorem_ipsum: float = 0
     """Times the filler text occurs. C4."""
     max_duplicate_lines: float = 0.3
-    """Share of lines that occurred before on the page. Gopher, as are all below."""
-    max_duplicate_line_chars: float = 0.2
-    """Share of characters in such lines."""
+    """Share of lines that occurred before on the page. Gopher, as are all below but the next."""
+    max_duplicate_line_chars: float = 0.1
+    """Share of characters in such lines. FineWeb; Gopher has 0.2."""
     max_duplicate_paragraphs: float = 0.3
-    """Share of paragraphs that occurred before on the page."""
+    """Share of paragraphs that occurred before on the page: lines without a blank one between them."""
     max_duplicate_paragraph_chars: float = 0.2
     """Share of characters in such paragraphs."""
     max_top_2gram: float = 0.2
@@ -107,6 +114,20 @@ def measure(text: str) -> dict[str, float]:
     3.0
     """
     return dict(zip(Rules.__dataclass_fields__, _core.measure_text(normalize(text)), strict=True))
+
+
+def explain(text: str, rules: Rules | None = None) -> dict[str, float]:
+    """Every rule that rejects a text, not only the first, with what it measures.
+
+    >>> explain("mMmM MM m", Rules(min_chars=0, max_top_letter=0.5))["max_top_letter"]
+    1.0
+    """
+    thresholds = asdict(Rules() if rules is None else rules)
+    return {
+        rule: value
+        for rule, value in measure(text).items()
+        if (value < thresholds[rule] if rule.startswith("min_") else value > thresholds[rule])
+    }
 
 
 def normalize(text: str) -> str:

@@ -10,7 +10,8 @@ use tempa_core::dedup::{
     EvalItems, Keep, NearOptions, Overlap, Shingler, Shingles, Sketcher, Unit, content_hash, jaccard,
     near_duplicates, shingle_set,
 };
-use tempa_core::text::{RULES, for_each_word, normalize, verdict};
+use tempa_core::quality::{RULES, verdict};
+use tempa_core::text::{for_each_word, normalize};
 use tempa_core::{Monitor, Result};
 
 use sources::sources;

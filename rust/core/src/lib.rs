@@ -16,12 +16,14 @@ mod masks;
 pub mod monitor;
 pub mod pack;
 pub mod pages;
+pub mod quality;
 pub mod ragged;
 pub mod rng;
 pub mod sample;
 pub mod scan;
 pub mod shard;
 pub mod text;
+mod unique;
 
 pub use error::{Error, Kind, Result};
 pub use monitor::Monitor;

@@ -69,6 +69,12 @@ pub(crate) trait Classify {
     /// # Safety
     /// The processor has the instructions that the implementation is named after.
     unsafe fn classify(bytes: &[u8; WIDTH]) -> Ascii;
+
+    /// The places where both have the same byte.
+    ///
+    /// # Safety
+    /// As [`Classify::classify`].
+    unsafe fn equal(left: &[u8; WIDTH], right: &[u8; WIDTH]) -> u64;
 }
 
 // Bits of a byte in `KINDS`. Line ends and blanks are white space as well.
@@ -132,6 +138,11 @@ impl Classify for Portable {
             ascii.tail |= mask_of(word >> 7 & !(word >> 6));
         }
         ascii
+    }
+
+    #[inline(always)]
+    unsafe fn equal(left: &[u8; WIDTH], right: &[u8; WIDTH]) -> u64 {
+        (0..WIDTH).fold(0, |mask, at| mask | u64::from(left[at] == right[at]) << at)
     }
 }
 
@@ -239,6 +250,14 @@ mod x86 {
                 tail: _mm512_cmplt_epi8_mask(text, _mm512_set1_epi8(FIRST_LEAD)),
             }
         }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+        unsafe fn equal(left: &[u8; WIDTH], right: &[u8; WIDTH]) -> u64 {
+            // SAFETY: each load is of 64 bytes that are there.
+            let load = |bytes: &[u8; WIDTH]| unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
+            _mm512_cmpeq_epi8_mask(load(left), load(right))
+        }
     }
 
     /// The first byte that starts a character, as a signed number: bytes from 0x80 to 0xbf are below it.
@@ -283,6 +302,18 @@ mod x86 {
                 tail: mask(_mm256_cmpgt_epi8(first_lead, low), _mm256_cmpgt_epi8(first_lead, high)),
             }
         }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        unsafe fn equal(left: &[u8; WIDTH], right: &[u8; WIDTH]) -> u64 {
+            let half = |start: usize| {
+                // SAFETY: both loads are of 32 bytes that are there.
+                let load =
+                    |bytes: &[u8; WIDTH]| unsafe { _mm256_loadu_si256(bytes.as_ptr().add(start).cast()) };
+                u64::from(_mm256_movemask_epi8(_mm256_cmpeq_epi8(load(left), load(right))) as u32)
+            };
+            half(0) | half(32) << 32
+        }
     }
 }
 
@@ -313,6 +344,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn all_ways_find_equal_bytes(left in proptest::array::uniform32(0..4u8), right in proptest::array::uniform32(0..4u8)) {
+            let [left, right]: [[u8; WIDTH]; 2] = [left, right].map(|half| std::array::from_fn(|i| half[i * 7 % 32]));
+            let expected: u64 = (0..WIDTH).map(|i| u64::from(left[i] == right[i]) << i).sum();
+            // SAFETY: it needs no instructions.
+            prop_assert_eq!(unsafe { Portable::equal(&left, &right) }, expected);
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: just detected.
+                    prop_assert_eq!(unsafe { Avx2::equal(&left, &right) }, expected);
+                }
+                if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bw") {
+                    // SAFETY: just detected.
+                    prop_assert_eq!(unsafe { Avx512::equal(&left, &right) }, expected);
+                }
+            }
+        }
+
         #[test]
         fn all_ways_agree(bytes in proptest::array::uniform32(any::<[u8; 2]>())) {
             let bytes: [u8; WIDTH] = std::array::from_fn(|i| bytes[i / 2][i % 2]);

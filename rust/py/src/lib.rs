@@ -14,6 +14,7 @@ mod grade;
 mod ints;
 mod kv;
 mod pack;
+mod quality;
 mod rng;
 mod sample;
 mod scan;
@@ -50,6 +51,8 @@ mod _core {
     #[pymodule_export]
     use pack::{Loader, pack_rows, permutation};
     #[pymodule_export]
+    use quality::{clean_texts, measure_text, quality_rules};
+    #[pymodule_export]
     use rng::{random_bits, random_uniform};
     #[pymodule_export]
     use sample::sample;
@@ -58,7 +61,7 @@ mod _core {
     #[pymodule_export]
     use shard::{ShardWriter, Shards};
     #[pymodule_export]
-    use text::{clean_texts, measure_text, normalize_text, quality_rules};
+    use text::normalize_text;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -5,7 +5,8 @@ use rayon::prelude::*;
 use super::bands::Bands;
 use super::shingle::{Shingler, Shingles};
 use super::sketch::Sketcher;
-use crate::text::{drop_unique, mix};
+use crate::text::mix;
+use crate::unique::drop_unique;
 use crate::{Monitor, Result};
 
 /// The signatures of all texts, one after the other.

@@ -18,7 +18,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::anchors::Winnower;
 use super::seen::prefetch;
-use crate::text::{drop_unique, mix};
+use crate::text::mix;
+use crate::unique::drop_unique;
 use crate::{Error, Monitor, Result};
 
 /// Bytes of text whose anchors are collected at once: enough work for all threads.

@@ -7,6 +7,7 @@ use unicode_normalization::char::{canonical_combining_class, is_combining_mark};
 use unicode_normalization::is_nfc_quick;
 
 use super::fold::lower;
+use super::table::CharTable;
 use super::words::is_unspaced;
 
 /// The kind of a character, and whether it may change when its word is composed and put in lower case.
@@ -58,16 +59,10 @@ impl Kind {
     }
 }
 
-const PAGE: usize = 256;
-const NUM_PAGES: usize = 0x11_0000 / PAGE;
+/// The kinds of all characters.
+pub(super) struct Kinds(CharTable);
 
-/// The kinds of all characters: a page number for each 256 code points, and the distinct pages.
-pub(super) struct Kinds {
-    page_of: Box<[u8; NUM_PAGES]>,
-    pages: Vec<[Kind; PAGE]>,
-}
-
-static KINDS: LazyLock<Kinds> = LazyLock::new(Kinds::build);
+static KINDS: LazyLock<Kinds> = LazyLock::new(|| Kinds(CharTable::build(|char| Kind::find(char).0)));
 
 impl Kinds {
     pub(super) fn get() -> &'static Self {
@@ -77,38 +72,13 @@ impl Kinds {
     /// The kind of a code point; of another number, that it is not part of a word.
     #[inline(always)]
     pub(super) fn of(&self, code: u32) -> Kind {
-        match self.page_of.get(code as usize / PAGE) {
-            Some(&page) => self.pages[usize::from(page)][code as usize % PAGE],
-            None => Kind::OTHER,
-        }
-    }
-
-    fn build() -> Self {
-        let mut kinds = Self { page_of: Box::new([0; NUM_PAGES]), pages: Vec::new() };
-        for number in 0..NUM_PAGES {
-            let kind = |i| char::from_u32((number * PAGE + i) as u32).map_or(Kind::OTHER, Kind::find);
-            // Between the last ideographs and the last marks nothing is assigned.
-            let is_empty = (0x340..0xe00).contains(&number) || number > 0xe01;
-            let page: [Kind; PAGE] = if is_empty { [Kind::OTHER; PAGE] } else { std::array::from_fn(kind) };
-            let known = kinds.pages.iter().position(|other| *other == page);
-            kinds.page_of[number] = known.unwrap_or_else(|| {
-                kinds.pages.push(page);
-                kinds.pages.len() - 1
-            }) as u8;
-        }
-        debug_assert!(kinds.pages.len() <= PAGE, "page numbers fit a byte");
-        kinds
+        Kind(self.0.get(code))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pages_fit_their_numbers() {
-        assert!(Kinds::get().pages.len() <= 256, "{}", Kinds::get().pages.len());
-    }
 
     #[test]
     fn every_character_has_its_kind() {

@@ -1,16 +1,14 @@
-//! Text normalisation, words and quality rules.
+//! Text normalisation and words.
 
 mod fold;
 mod kinds;
-mod measure;
 mod normalize;
-mod repeats;
-mod rules;
+mod table;
+pub(crate) mod traits;
 mod words;
 
 pub use fold::fold;
 pub use normalize::normalize;
-pub(crate) use repeats::drop_unique;
-pub use rules::{Bound, RULES, Rejection, Rule, Thresholds, verdict};
+pub(crate) use normalize::split_lines;
 pub(crate) use words::mix;
 pub use words::{Word, for_each_run, for_each_word, is_unspaced, spell_word, spell_words, word_ranges};

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
+use super::traits;
+
 /// Blank lines that are kept in a row: more are a paragraph break too.
 const MAX_NEWLINES: usize = 2;
 
@@ -15,11 +17,22 @@ const MAX_NEWLINES: usize = 2;
 /// - Control characters, soft hyphens, byte order marks and marks that override the writing direction go.
 /// - Letters and their accents are composed (NFC).
 pub fn normalize(text: &str) -> Cow<'_, str> {
-    let clean = clean_spaces(text);
-    if clean.is_ascii() || is_nfc(&clean) {
+    let (clean, is_settled) = clean_spaces(text);
+    if is_settled || clean.is_ascii() || is_nfc(&clean) {
         return if clean == text { Cow::Borrowed(text) } else { Cow::Owned(clean) };
     }
     Cow::Owned(clean.nfc().collect())
+}
+
+/// The parts of a text between line feeds.
+pub(crate) fn split_lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut start = 0;
+    let ends = memchr::memchr_iter(b'\n', text.as_bytes()).chain([text.len()]);
+    ends.map(move |end| {
+        let line = &text[start..end];
+        start = end + 1;
+        line
+    })
 }
 
 /// What [`clean_spaces`] does with a character.
@@ -45,16 +58,24 @@ fn class(char: char) -> Class {
     }
 }
 
-fn clean_spaces(text: &str) -> String {
+/// Whether a character stays as it is when spaces are cleaned.
+pub(super) fn is_kept(char: char) -> bool {
+    matches!(class(char), Class::Keep)
+}
+
+/// The text with its spaces, line ends and controls in one spelling, and whether its composition needs no look.
+fn clean_spaces(text: &str) -> (String, bool) {
+    let mut is_all_settled = true;
     let mut out = Writer { out: String::with_capacity(text.len()), newlines: 0, spaces: String::new() };
-    for (number, line) in text.split('\n').enumerate() {
+    for (number, line) in split_lines(text).enumerate() {
         if number > 0 {
             out.newline();
         }
-        if is_plain(line) {
+        if is_settled(line) {
             out.text(line.trim_end_matches([' ', '\t']));
             continue;
         }
+        is_all_settled = false;
         for (place, char) in line.strip_suffix('\r').unwrap_or(line).char_indices() {
             match class(char) {
                 Class::Keep => out.text(&line[place..place + char.len_utf8()]),
@@ -64,12 +85,20 @@ fn clean_spaces(text: &str) -> String {
             }
         }
     }
-    out.out
+    (out.out, is_all_settled)
 }
 
-/// Whether a line has only visible ASCII, spaces and tabs.
-fn is_plain(line: &str) -> bool {
-    line.bytes().fold(true, |is_plain, byte| is_plain & matches!(byte, b' '..=b'~' | b'\t'))
+/// Whether a line has only spaces, tabs and characters that are kept and already composed.
+fn is_settled(line: &str) -> bool {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\t');
+    if line.bytes().fold(true, |all, byte| all & is_plain(byte)) {
+        return true;
+    }
+    let traits = traits::table();
+    line.chars().all(|char| match u8::try_from(char) {
+        Ok(byte) if byte.is_ascii() => is_plain(byte),
+        _ => traits.get(char as u32) & traits::UNSETTLED == 0,
+    })
 }
 
 /// Text whose spaces and line feeds are written when something visible follows.

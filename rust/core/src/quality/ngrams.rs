@@ -1,9 +1,8 @@
-//! Repetition inside one text: lines, paragraphs and word n-grams that occur more than once.
+//! Word n-grams that occur more than once in a text.
 
-use rustc_hash::FxHashSet;
-use xxhash_rust::xxh3::xxh3_64;
-
-use super::words::{for_each_word, mix};
+use super::share;
+use crate::text::{for_each_word, mix};
+use crate::unique::drop_unique;
 
 /// Shortest and longest n-gram whose most frequent instance is measured.
 pub(super) const TOP: [usize; 2] = [2, 4];
@@ -11,31 +10,6 @@ pub(super) const TOP: [usize; 2] = [2, 4];
 pub(super) const DUPLICATE: [usize; 2] = [5, 10];
 /// Odd, so that no word is lost when the next one joins its n-gram.
 const MULTIPLIER: u64 = 0x9fb2_1c65_1e98_df25;
-
-/// Shares of a text that repeat what came before, each in 0..=1.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct PieceRepeats {
-    /// Pieces that occurred before.
-    pub(super) pieces: f64,
-    /// Characters in such pieces.
-    pub(super) chars: f64,
-}
-
-/// Repetition among pieces of text; empty pieces do not count.
-pub(super) fn piece_repeats<'a>(pieces: impl Iterator<Item = &'a str>) -> PieceRepeats {
-    let mut seen = FxHashSet::default();
-    let (mut count, mut chars, mut repeated, mut repeated_chars) = (0u64, 0u64, 0u64, 0u64);
-    for piece in pieces.map(str::trim).filter(|piece| !piece.is_empty()) {
-        let len = piece.chars().count() as u64;
-        count += 1;
-        chars += len;
-        if !seen.insert(xxh3_64(piece.as_bytes())) {
-            repeated += 1;
-            repeated_chars += len;
-        }
-    }
-    PieceRepeats { pieces: share(repeated, count), chars: share(repeated_chars, chars) }
-}
 
 /// For each n, the share of word characters in n-grams that repeat, in 0..=1.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -58,7 +32,8 @@ pub(super) fn ngram_repeats(text: &str) -> NgramRepeats {
     });
     let total = ends[ends.len() - 1];
     let mut repeats = NgramRepeats::default();
-    // The hash of the n-gram at each place where one could repeat.
+    let mut groups = Groups::default();
+    // The hash of the n-gram at each place where one could repeat, in order.
     let mut grams: Vec<(u64, u32)> = hashes.iter().enumerate().map(|(at, &hash)| (hash, at as u32)).collect();
     for n in 2..=DUPLICATE[1] {
         grams.retain_mut(|(gram, at)| {
@@ -66,14 +41,16 @@ pub(super) fn ngram_repeats(text: &str) -> NgramRepeats {
             next.inspect(|&&next| *gram = mix(*gram, MULTIPLIER) ^ next).is_some()
         });
         drop_unique(&mut grams);
-        grams.sort_unstable();
+        groups.fill(&grams);
+        grams.retain(|&(gram, _)| groups.of(gram).count > 1);
         if (TOP[0]..=TOP[1]).contains(&n) {
-            repeats.top[n - TOP[0]] = share(top_chars(&grams, &ends, n), total);
+            repeats.top[n - TOP[0]] = share(groups.top_chars(&ends, n), total);
         }
         if n >= DUPLICATE[0] {
-            repeats.duplicate[n - DUPLICATE[0]] = share(duplicate_chars(&grams, &ends, n), total);
+            let again = grams.iter().filter(|&&(gram, at)| groups.of(gram).first != at);
+            let places = again.map(|&(_, at)| at as usize);
+            repeats.duplicate[n - DUPLICATE[0]] = share(covered_chars(places, &ends, n), total);
         }
-        keep_repeated(&mut grams);
         if grams.is_empty() {
             break;
         }
@@ -81,50 +58,71 @@ pub(super) fn ngram_repeats(text: &str) -> NgramRepeats {
     repeats
 }
 
-/// Characters in the instances of the n-gram that occurs most often, the longest of them if several do.
-fn top_chars(grams: &[(u64, u32)], ends: &[u64], n: usize) -> u64 {
-    let best = grams
-        .chunk_by(|a, b| a.0 == b.0)
-        .filter(|group| group.len() > 1)
-        .map(|group| (group.len() as u64, ends[group[0].1 as usize + n] - ends[group[0].1 as usize]))
-        .max();
-    best.map_or(0, |(count, chars)| count * chars)
+/// The instances of one n-gram.
+#[derive(Clone, Copy, Default)]
+struct Group {
+    gram: u64,
+    /// The first place.
+    first: u32,
+    /// Instances; 0 where the table has no n-gram.
+    count: u32,
 }
 
-/// Characters of the words that lie in an n-gram which occurred before.
-fn duplicate_chars(grams: &[(u64, u32)], ends: &[u64], n: usize) -> u64 {
-    let groups = grams.chunk_by(|a, b| a.0 == b.0);
-    let mut places: Vec<usize> = groups.flat_map(|group| &group[1..]).map(|&(_, at)| at as usize).collect();
-    places.sort_unstable();
+/// A table of n-grams: each in the first free slot from the one that its hash names.
+#[derive(Default)]
+struct Groups {
+    slots: Vec<Group>,
+}
+
+impl Groups {
+    /// Groups n-grams that are given with their places in order.
+    fn fill(&mut self, grams: &[(u64, u32)]) {
+        self.slots.clear();
+        self.slots.resize((grams.len() * 2).next_power_of_two(), Group::default());
+        for &(gram, at) in grams {
+            let slot = self.slot(gram);
+            let group = &mut self.slots[slot];
+            if group.count == 0 {
+                *group = Group { gram, first: at, count: 0 };
+            }
+            group.count += 1;
+        }
+    }
+
+    fn of(&self, gram: u64) -> Group {
+        self.slots[self.slot(gram)]
+    }
+
+    /// Where an n-gram is, or would be: at most every second slot is taken.
+    fn slot(&self, gram: u64) -> usize {
+        let mut slot = gram as usize;
+        loop {
+            slot &= self.slots.len() - 1;
+            let group = &self.slots[slot];
+            if group.count == 0 || group.gram == gram {
+                return slot;
+            }
+            slot += 1;
+        }
+    }
+
+    /// Characters in the instances of the n-gram that occurs most often, the longest of them if several do.
+    fn top_chars(&self, ends: &[u64], n: usize) -> u64 {
+        let chars = |group: &Group| ends[group.first as usize + n] - ends[group.first as usize];
+        let repeated = self.slots.iter().filter(|group| group.count > 1);
+        let best = repeated.map(|group| (u64::from(group.count), chars(group))).max();
+        best.map_or(0, |(count, chars)| count * chars)
+    }
+}
+
+/// Characters of the words in the n-grams at these places, which are in order.
+fn covered_chars(places: impl Iterator<Item = usize>, ends: &[u64], n: usize) -> u64 {
     let (mut chars, mut covered) = (0, 0);
     for at in places {
-        chars += ends[at + n] - ends[at.max(covered).min(at + n)];
+        chars += ends[at + n] - ends[at.max(covered)];
         covered = at + n;
     }
     chars
-}
-
-/// Drops most of the hashes that occur once, so that few are left to sort: those alone in their slot of a table.
-pub(crate) fn drop_unique<T>(hashes: &mut Vec<(u64, T)>) {
-    let bits = (hashes.len() * 8).next_power_of_two().max(64);
-    let slot = |hash: u64| ((hash >> 32) as usize) & (bits - 1);
-    let (mut once, mut twice) = (vec![0u64; bits / 64], vec![0u64; bits / 64]);
-    for (hash, _) in &*hashes {
-        let (word, bit) = (slot(*hash) / 64, 1 << (slot(*hash) % 64));
-        twice[word] |= once[word] & bit;
-        once[word] |= bit;
-    }
-    hashes.retain(|(hash, _)| twice[slot(*hash) / 64] >> (slot(*hash) % 64) & 1 == 1);
-}
-
-fn keep_repeated(grams: &mut Vec<(u64, u32)>) {
-    let kept = grams.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1).flatten().copied().collect();
-    *grams = kept;
-}
-
-fn share(part: u64, whole: u64) -> f64 {
-    // Instances of one n-gram may overlap, so the count of their characters may exceed the text.
-    if whole == 0 { 0.0 } else { (part as f64 / whole as f64).min(1.0) }
 }
 
 #[cfg(test)]
@@ -133,8 +131,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::words::spell_words;
     use super::*;
+    use crate::text::spell_words;
 
     /// The definitions, word for word, on strings.
     fn reference(text: &str) -> NgramRepeats {
@@ -180,12 +178,5 @@ mod tests {
             let text = vec![block; times].join(" . ");
             prop_assert_eq!(ngram_repeats(&text), reference(&text));
         }
-    }
-
-    #[test]
-    fn pieces_after_the_first_count_as_repeats() {
-        let repeats = piece_repeats("abc\n\nx\nabc \nabc".split('\n'));
-        assert_eq!(repeats, PieceRepeats { pieces: 0.5, chars: 0.6 });
-        assert_eq!(piece_repeats("".split('\n')), PieceRepeats::default());
     }
 }

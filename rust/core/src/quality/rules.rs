@@ -1,10 +1,40 @@
 //! Quality rules: a name, what is measured, and the value beyond which a text is rejected.
 //!
-//! The thresholds are those of Gopher (Rae et al. 2021), C4 (Raffel et al. 2020) and `FineWeb` (Penedo et al.
-//! 2024) where a rule is theirs. Rules are tried in the order of [`RULES`], cheap ones first; the first that
+//! The thresholds are those of Gopher (Rae et al. 2021), C4 (Raffel et al. 2020), `RefinedWeb` (Penedo et al. 2023) and
+//! `FineWeb` (Penedo et al. 2024) where a rule is theirs. Rules are tried in the order of [`RULES`], cheap ones first; the first that
 //! rejects is the verdict.
 
-use super::measure::Page;
+use std::cell::OnceCell;
+
+use super::counts::Counts;
+use super::lines::Lines;
+use super::ngrams::{NgramRepeats, ngram_repeats};
+
+/// A text and what has been measured on it so far: each group of measures when it is first asked for.
+struct Page<'a> {
+    text: &'a str,
+    counts: OnceCell<Counts>,
+    lines: OnceCell<Lines>,
+    ngrams: OnceCell<NgramRepeats>,
+}
+
+impl<'a> Page<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { text, counts: OnceCell::new(), lines: OnceCell::new(), ngrams: OnceCell::new() }
+    }
+
+    fn counts(&self) -> &Counts {
+        self.counts.get_or_init(|| Counts::of(self.text))
+    }
+
+    fn lines(&self) -> &Lines {
+        self.lines.get_or_init(|| Lines::of(self.text))
+    }
+
+    fn ngrams(&self) -> &NgramRepeats {
+        self.ngrams.get_or_init(|| ngram_repeats(self.text))
+    }
+}
 
 /// On which side of its threshold a measure is accepted; the threshold itself is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,36 +58,39 @@ pub struct Rule {
 }
 
 /// The rules in the order in which they are tried.
-pub const RULES: [Rule; 28] = [
-    at_least("min_chars", 100.0, |page| page.counts.chars as f64),
-    at_least("min_words", 50.0, |page| page.counts.words as f64),
-    at_most("max_words", 100_000.0, |page| page.counts.words as f64),
+pub const RULES: [Rule; 31] = [
+    at_least("min_chars", 100.0, |page| page.counts().chars as f64),
+    at_least("min_words", 50.0, |page| page.counts().words as f64),
+    at_most("max_words", 100_000.0, |page| page.counts().words as f64),
     // Both are about scripts with spaces and pass a text that has few such words.
     at_least("min_mean_word_length", 3.0, |page| mean_word_length(page).unwrap_or(f64::INFINITY)),
     at_most("max_mean_word_length", 10.0, |page| mean_word_length(page).unwrap_or(0.0)),
-    at_most("max_symbol_ratio", 0.1, |page| ratio(page.counts.symbols, page.counts.words)),
-    at_least("min_alphabetic_words", 0.8, |page| ratio(page.counts.alphabetic_words, page.counts.words)),
-    at_least("min_stop_words", 2.0, |page| f64::from(page.counts.stop_words())),
-    at_most("max_bullet_lines", 0.9, |page| ratio(page.counts.bullet_lines, page.counts.lines)),
-    at_most("max_ellipsis_lines", 0.3, |page| ratio(page.counts.ellipsis_lines, page.counts.lines)),
-    at_least("min_ended_lines", 0.12, |page| ratio(page.counts.ended_lines, page.counts.lines)),
-    at_most("max_short_lines", 0.67, |page| ratio(page.counts.short_lines, page.counts.lines)),
-    at_most("max_top_letter", 0.4, |page| ratio(page.counts.top_letter, page.counts.letters)),
-    at_most("max_repeated_chars", 0.2, |page| ratio(page.counts.repeated, page.counts.visible)),
-    at_most("max_lorem_ipsum", 0.0, |page| lorem_ipsum(page.text())),
-    at_most("max_duplicate_lines", 0.3, |page| page.line_repeats().pieces),
-    at_most("max_duplicate_line_chars", 0.2, |page| page.line_repeats().chars),
-    at_most("max_duplicate_paragraphs", 0.3, |page| page.paragraph_repeats().pieces),
-    at_most("max_duplicate_paragraph_chars", 0.2, |page| page.paragraph_repeats().chars),
-    at_most("max_top_2gram", 0.2, |page| page.ngram_repeats().top[0]),
-    at_most("max_top_3gram", 0.18, |page| page.ngram_repeats().top[1]),
-    at_most("max_top_4gram", 0.16, |page| page.ngram_repeats().top[2]),
-    at_most("max_duplicate_5gram", 0.15, |page| page.ngram_repeats().duplicate[0]),
-    at_most("max_duplicate_6gram", 0.14, |page| page.ngram_repeats().duplicate[1]),
-    at_most("max_duplicate_7gram", 0.13, |page| page.ngram_repeats().duplicate[2]),
-    at_most("max_duplicate_8gram", 0.12, |page| page.ngram_repeats().duplicate[3]),
-    at_most("max_duplicate_9gram", 0.11, |page| page.ngram_repeats().duplicate[4]),
-    at_most("max_duplicate_10gram", 0.10, |page| page.ngram_repeats().duplicate[5]),
+    at_most("max_symbol_ratio", 0.1, |page| ratio(page.counts().symbols, page.counts().words)),
+    at_least("min_alphabetic_words", 0.8, |page| ratio(page.counts().alphabetic_words, page.counts().words)),
+    at_least("min_stop_words", 2.0, |page| f64::from(page.counts().stop_words())),
+    at_least("min_sentences", 3.0, |page| page.counts().sentences as f64),
+    at_most("max_braces", 0.0, |page| page.counts().braces as f64),
+    at_most("max_top_letter", 0.4, |page| ratio(page.counts().top_letter, page.counts().letters)),
+    at_most("max_repeated_chars", 0.2, |page| ratio(page.counts().repeated, page.counts().visible)),
+    at_most("max_bullet_lines", 0.9, |page| ratio(page.lines().bullet, page.lines().total)),
+    at_most("max_ellipsis_lines", 0.3, |page| ratio(page.lines().ellipsis, page.lines().total)),
+    at_least("min_ended_lines", 0.12, |page| ratio(page.lines().ended, page.lines().total)),
+    at_most("max_short_lines", 0.67, |page| ratio(page.lines().short, page.lines().total)),
+    at_most("max_noise_words", 0.05, |page| ratio(page.lines().noise_words, page.counts().words)),
+    at_most("max_lorem_ipsum", 0.0, |page| lorem_ipsum(page.text)),
+    at_most("max_duplicate_lines", 0.3, |page| page.lines().line_repeats.pieces),
+    at_most("max_duplicate_line_chars", 0.1, |page| page.lines().line_repeats.chars),
+    at_most("max_duplicate_paragraphs", 0.3, |page| page.lines().paragraph_repeats.pieces),
+    at_most("max_duplicate_paragraph_chars", 0.2, |page| page.lines().paragraph_repeats.chars),
+    at_most("max_top_2gram", 0.2, |page| page.ngrams().top[0]),
+    at_most("max_top_3gram", 0.18, |page| page.ngrams().top[1]),
+    at_most("max_top_4gram", 0.16, |page| page.ngrams().top[2]),
+    at_most("max_duplicate_5gram", 0.15, |page| page.ngrams().duplicate[0]),
+    at_most("max_duplicate_6gram", 0.14, |page| page.ngrams().duplicate[1]),
+    at_most("max_duplicate_7gram", 0.13, |page| page.ngrams().duplicate[2]),
+    at_most("max_duplicate_8gram", 0.12, |page| page.ngrams().duplicate[3]),
+    at_most("max_duplicate_9gram", 0.11, |page| page.ngrams().duplicate[4]),
+    at_most("max_duplicate_10gram", 0.10, |page| page.ngrams().duplicate[5]),
 ];
 
 /// The threshold of each rule, in the order of [`RULES`]. Measures are 0 or more, so a least value of 0 or a
@@ -74,11 +107,6 @@ pub struct Rejection {
 }
 
 impl Rule {
-    /// What the rule measures on a text.
-    pub fn measure(&self, text: &str) -> f64 {
-        (self.measure)(&Page::new(text))
-    }
-
     /// The threshold that accepts everything.
     pub fn off(&self) -> f64 {
         match self.bound {
@@ -100,6 +128,12 @@ impl Rule {
             Bound::AtMost => value <= threshold,
         }
     }
+}
+
+/// What each rule measures on a text in its normal form.
+pub fn measure(text: &str) -> Thresholds {
+    let page = Page::new(text);
+    RULES.map(|rule| (rule.measure)(&page))
 }
 
 /// The first rule that rejects a text, which should be normalised before.
@@ -127,7 +161,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 }
 
 fn mean_word_length(page: &Page<'_>) -> Option<f64> {
-    let counts = &page.counts;
+    let counts = page.counts();
     let is_spaced = counts.spaced_words > 0 && counts.spaced_words * 2 >= counts.words;
     is_spaced.then(|| ratio(counts.spaced_chars, counts.spaced_words))
 }

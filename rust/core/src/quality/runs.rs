@@ -1,0 +1,92 @@
+//! Characters in long runs of equal ones.
+//!
+//! [`count`] is the definition. [`Links`] looks at 64 bytes at once and counts where that may be more than nothing.
+
+use crate::masks::WIDTH;
+
+/// Equal characters in a row that count as repeated.
+const MIN_RUN: u64 = 10;
+
+/// Characters in runs of [`MIN_RUN`] or more equal ones, where case does not count and spaces are skipped.
+pub(super) fn count(text: &str) -> u64 {
+    let (mut repeated, mut len, mut last) = (0, 0, None);
+    for char in text.chars().filter(|char| !char.is_ascii_whitespace()).map(lower) {
+        len = if last == Some(char) { len + 1 } else { 1 };
+        last = Some(char);
+        repeated += match len {
+            MIN_RUN => MIN_RUN,
+            len => u64::from(len > MIN_RUN),
+        };
+    }
+    repeated
+}
+
+/// A character in lower case; the first character where a few rare letters become several.
+#[inline]
+pub(super) fn lower(char: char) -> char {
+    char.to_lowercase().next().unwrap_or(char)
+}
+
+/// What [`Links`] is told about 64 bytes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Masks {
+    /// Bytes that may belong to the same run as the byte before: spaces, what follows one, what is equal to it.
+    pub(super) linked: u64,
+    pub(super) visible: u64,
+    pub(super) tail: u64,
+}
+
+/// Finds the places where a long run may be, and counts there.
+///
+/// A run of ten visible characters has nine visible linked bytes after its first, and no other byte between. It never
+/// goes over a break: a visible character that is not linked.
+#[derive(Default)]
+pub(super) struct Links {
+    before: Masks,
+    /// The last break, and the last before the previous window.
+    last_break: usize,
+    early_break: usize,
+    /// Where a part of the text begins that is to be counted.
+    pending: Option<usize>,
+    /// The text up to here is done.
+    done: usize,
+    repeated: u64,
+}
+
+impl Links {
+    /// Takes the masks of the 64 bytes at `pos`.
+    #[inline(always)]
+    pub(super) fn add(&mut self, text: &str, pos: usize, now: Masks) {
+        let breaks = now.visible & !now.linked & !now.tail;
+        let (early, last) = (self.early_break, self.last_break);
+        if breaks != 0 {
+            self.last_break = pos + breaks.ilog2() as usize;
+            if let Some(start) = self.pending.take() {
+                self.done = self.last_break;
+                self.repeated += count(&text[start..self.done]);
+            }
+        }
+        let join = |before: u64, now: u64| u128::from(before) | u128::from(now) << WIDTH;
+        let both = join(self.before.linked, now.linked);
+        // The lowest bits of nine in a row, then all nine of each.
+        let pairs = both & both >> 1;
+        let fours = pairs & pairs >> 2;
+        let nines = fours & fours >> 4 & both >> 8;
+        if nines != 0 {
+            let pairs = nines | nines << 1;
+            let fours = pairs | pairs << 2;
+            let inside = fours | fours << 4 | nines << 8;
+            let num_visible = (inside & join(self.before.visible, now.visible)).count_ones();
+            // A run over more than two windows fills one.
+            if u64::from(num_visible) >= MIN_RUN - 1 || now.linked == u64::MAX {
+                self.pending = self.pending.or(Some(early.max(self.done)));
+            }
+        }
+        (self.early_break, self.before) = (last, now);
+    }
+
+    /// Characters in long runs.
+    pub(super) fn finish(self, text: &str) -> u64 {
+        self.repeated + self.pending.map_or(0, |start| count(&text[start..]))
+    }
+}
