@@ -6,7 +6,6 @@ depends on its text, the evaluation sets and the settings, for any number of thr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from tempa import _core
 from tempa.data.compressed import format_of
 from tempa.data.documents import Document, in_batches, read_documents
 from tempa.data.funnel import EXAMPLE_CHARS, Example, FunnelReport, Stage, utf8_bytes
-from tempa.data.staging import staged_file
+from tempa.data.staging import save_json
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,7 @@ class ContaminationReport:
         Raises:
             OSError: If the disk refuses; an earlier file of this name stays as it was.
         """
-        with staged_file(path, overwrite=True) as file:
-            file.write(json.dumps(self.to_dict(), indent=1, ensure_ascii=False).encode())
+        save_json(path, self.to_dict())
 
     def table(self) -> Table:
         """The report as a table for the terminal."""

@@ -6,7 +6,6 @@ that went on; what a stage takes in is what the one before let through.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from tempa.data.documents import Document
-from tempa.data.staging import staged_file
+from tempa.data.staging import save_json
 
 EXAMPLE_CHARS = 160
 
@@ -131,8 +130,7 @@ class FunnelReport:
         Raises:
             OSError: If the disk refuses; an earlier file of this name stays as it was.
         """
-        with staged_file(path, overwrite=True) as file:
-            file.write(json.dumps(self.to_dict(), indent=1, ensure_ascii=False).encode())
+        save_json(path, self.to_dict())
 
     def table(self) -> Table:
         """The report as a table for the terminal."""

@@ -6,12 +6,13 @@ Ctrl-C removes it; one that a killed process left is removed by the next run.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -34,6 +35,12 @@ def staged_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Binary
         sync_directory(target.parent)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def save_json(path: str | Path, values: dict[str, Any]) -> None:
+    """Write plain values as JSON to a file that replaces `path` when it is complete."""
+    with staged_file(path, overwrite=True) as file:
+        file.write(json.dumps(values, indent=1, ensure_ascii=False).encode())
 
 
 @contextmanager

@@ -5,38 +5,14 @@ use std::sync::Mutex;
 
 use super::encode::{Encoder, lock};
 use super::parallel;
-use super::special::Allowed;
 use super::tokenizer::Tokenizer;
-use crate::{Error, Monitor, Ragged, Result, pages};
+use crate::{Ragged, Result, pages};
 
 /// Text is handed to threads in chunks of about this size: long enough to make hand-outs and the joining of
 /// results cheap, short enough to keep all threads busy to the end.
 const CHUNK_BYTES: usize = 64 << 10;
 
 impl Tokenizer {
-    /// The ids of many texts, on `num_threads` threads (one for each processor if `None`). The monitor counts bytes.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`], naming the text; [`Error::Interrupted`] if cancelled.
-    pub fn encode_batch<T: AsRef<str> + Sync>(
-        &self,
-        texts: &[T],
-        allowed: &Allowed,
-        num_threads: Option<usize>,
-        monitor: &Monitor,
-    ) -> Result<Ragged<u32>> {
-        let encode = |encoder: &mut Encoder<'_>, i: usize, rows: &mut Ragged<u32>| {
-            let text = texts[i].as_ref();
-            encoder.encode(text, allowed, &mut rows.values).map_err(|error| match error {
-                Error::Value(reason) => Error::Value(format!("text {i}: {reason}")),
-                other => other,
-            })?;
-            rows.end_row();
-            monitor.advance(text.len() as u64)
-        };
-        self.encode_rows(texts.len(), |i| texts[i].as_ref().len(), num_threads, encode)
-    }
-
     /// Rows made in parallel, in order: `make(encoder, i, rows)` appends row `i`. Rows are grouped into tasks by
     /// `num_bytes(i)`, the size of their text.
     pub(crate) fn encode_rows(

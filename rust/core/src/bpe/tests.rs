@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::{Allowed, Merge, Parts, Pattern, StreamDecoder, Tokenizer, reference};
-use crate::{Error, Monitor};
+use super::{Allowed, Input, Merge, Parts, Pattern, Request, StreamDecoder, Tokenizer, reference};
+use crate::{Error, Monitor, Ragged, Result};
 
 /// All bytes in order, then one token for each rule: each joins two tokens that exist before it.
 fn vocabulary(draws: &[(u32, u32)]) -> Parts {
@@ -35,6 +35,18 @@ fn rules() -> impl Strategy<Value = Vec<(u32, u32)>> {
     proptest::collection::vec(any::<(u32, u32)>(), 0..30)
 }
 
+fn encode_all(
+    tokenizer: &Tokenizer,
+    texts: &[String],
+    num_threads: usize,
+    monitor: &Monitor,
+) -> Result<Ragged<u32>> {
+    let inputs: Vec<_> = texts.iter().map(|text| Input::Text(text)).collect();
+    let mut rows = Ragged::default();
+    tokenizer.encode_requests(&inputs, 0, &Request::default(), Some(num_threads), monitor, &mut rows)?;
+    Ok(rows)
+}
+
 proptest! {
     #[test]
     fn ids_follow_the_definition(draws in rules(), texts in proptest::collection::vec("[abceé \n]{0,120}|\\PC{0,20}", 1..6)) {
@@ -45,7 +57,7 @@ proptest! {
             prop_assert_eq!(&ids, &by_definition(&parts, text));
             prop_assert_eq!(&tokenizer.decode(&ids, false).unwrap(), text);
         }
-        let batch = tokenizer.encode_batch(&texts, &Allowed::default(), Some(3), &Monitor::default()).unwrap();
+        let batch = encode_all(&tokenizer, &texts, 3, &Monitor::default()).unwrap();
         for (row, text) in batch.rows().zip(&texts) {
             prop_assert_eq!(row, by_definition(&parts, text));
         }
@@ -137,7 +149,7 @@ fn a_cancelled_batch_stops() {
     monitor.cancel();
     for num_threads in [1, 2] {
         let texts = vec!["text ".repeat(100_000); 4];
-        let result = tokenizer.encode_batch(&texts, &Allowed::default(), Some(num_threads), &monitor);
+        let result = encode_all(&tokenizer, &texts, num_threads, &monitor);
         assert!(matches!(result, Err(Error::Interrupted)));
     }
 }
