@@ -50,6 +50,17 @@ def test_clean_then_dedup_write_documents_and_reports(corpus, tmp_path, capsys):
     assert report["stages"][0]["output"]["documents"] == len(kept)
 
 
+def test_clean_masks_what_it_is_told_to(tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "Mail jo@example.org or call +1 212 555 0147."}))
+    off = "".join(f"{name} = {value}\n" for name, value in asdict(Rules.none()).items())
+    (tmp_path / "clean.toml").write_text(f"[rules]\n{off}")
+    words = [tmp_path / "clean.toml", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl"]
+    assert command("clean", *words, "--mask", "email", "key") == 0
+    assert lines(tmp_path / "out.jsonl")[0]["text"] == "Mail <EMAIL> or call +1 212 555 0147."
+    report = json.loads((tmp_path / "out.funnel.json").read_text())
+    assert report["stages"][1]["masked"] == {"email": 1, "key": 0}
+
+
 def test_build_writes_what_pretraining_reads(corpus, tmp_path, capsys):
     tokenizer = Tokenizer.train(SENTENCES, vocab_size=300)
     tokenizer.save(tmp_path / "tokenizer")

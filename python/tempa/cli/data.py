@@ -21,6 +21,7 @@ from tempa.data.decontaminate import Contamination, ContaminationReport, EvalSet
 from tempa.data.documents import Document, corpus_files, read_documents, write_documents
 from tempa.data.duplicates import Duplicates, collision_probability, dedup, write_index
 from tempa.data.funnel import FunnelReport, total_bytes
+from tempa.data.pii import Kind, mask_pii
 from tempa.data.rules import Rules, clean
 from tempa.data.shards import write_shards
 
@@ -61,6 +62,8 @@ class CleanConfig(Source):
     """The .jsonl file that gets the documents; the report goes beside it."""
     rules: Rules = field(default_factory=Rules)
     """Thresholds; `--rules.min-words 0` or `--rules.max-words inf` switches a rule off."""
+    mask: tuple[Kind, ...] = ()
+    """Personal data to replace by placeholders."""
     overwrite: bool = False
     """Replace an earlier file."""
 
@@ -153,6 +156,8 @@ def _clean(argv: list[str]) -> int:
     report = FunnelReport()
     with _reading(settings) as (documents, _):
         kept = clean(documents, settings.rules, report=report)
+        if settings.mask:
+            kept = mask_pii(kept, settings.mask, report=report)
         _write(settings.out, kept, report, overwrite=settings.overwrite)
     return _show(report, f"{settings.out}, report in {_report_of(settings.out)}")
 

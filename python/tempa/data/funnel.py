@@ -58,7 +58,8 @@ class Stage:
         input: What came in.
         output: What went on.
         dropped: What each rule dropped, in the order of first use.
-        rewritten_bytes: Bytes that normalisation removed from the documents that went on.
+        rewritten_bytes: Bytes by which the documents that went on became shorter.
+        masked: Places that were replaced, for each kind of personal data.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Stage:
     output: Count = field(default_factory=Count)
     dropped: dict[str, Dropped] = field(default_factory=dict)
     rewritten_bytes: int = 0
+    masked: dict[str, int] = field(default_factory=dict)
 
     def keep(self, num_bytes: int, rewritten_bytes: int = 0) -> None:
         """Count a document of `num_bytes` that goes on, shortened by `rewritten_bytes`."""
@@ -93,6 +95,7 @@ class Stage:
             },
             "rewritten_bytes": self.rewritten_bytes,
             "output": vars(self.output),
+            **({"masked": self.masked} if self.masked else {}),
         }
 
 
@@ -144,7 +147,7 @@ class FunnelReport:
             for rule, dropped in sorted(stage.dropped.items(), key=lambda item: -item[1].documents):
                 table.add_row(*_cells(f"  - {rule}", dropped, whole))
             if stage.rewritten_bytes:
-                table.add_row("  - normalised", "", "", *_bytes(stage.rewritten_bytes, whole))
+                table.add_row("  - rewritten", "", "", *_bytes(stage.rewritten_bytes, whole))
             table.add_row(*_cells(f"after {stage.name}", stage.output, whole), style="bold")
         return table
 

@@ -16,6 +16,7 @@ mod masks;
 pub mod monitor;
 pub mod pack;
 pub mod pages;
+pub mod pii;
 pub mod quality;
 pub mod ragged;
 pub mod rng;

@@ -14,6 +14,7 @@ mod grade;
 mod ints;
 mod kv;
 mod pack;
+mod pii;
 mod quality;
 mod rng;
 mod sample;
@@ -50,6 +51,8 @@ mod _core {
     use kv::BlockPool;
     #[pymodule_export]
     use pack::{Loader, pack_rows, permutation};
+    #[pymodule_export]
+    use pii::{find_pii, mask_pii};
     #[pymodule_export]
     use quality::{clean_texts, measure_text, quality_rules};
     #[pymodule_export]

@@ -69,8 +69,7 @@ pub const RULES: [Rule; 31] = [
     at_least("min_alphabetic_words", 0.8, |page| ratio(page.counts().alphabetic_words, page.counts().words)),
     at_least("min_stop_words", 2.0, |page| f64::from(page.counts().stop_words())),
     at_least("min_sentences", 3.0, |page| page.counts().sentences as f64),
-    // Off, as in FineWeb: it leaves out nearly all code.
-    at_most("max_braces", f64::INFINITY, |page| page.counts().braces as f64),
+    at_most("max_braces", 0.0, |page| page.counts().braces as f64),
     at_most("max_top_letter", 0.4, |page| ratio(page.counts().top_letter, page.counts().letters)),
     at_most("max_repeated_chars", 0.2, |page| ratio(page.counts().repeated, page.counts().visible)),
     at_most("max_bullet_lines", 0.9, |page| ratio(page.lines().bullet, page.lines().total)),
