@@ -350,7 +350,7 @@ def windows_python(stream: np.ndarray, starts: list[int]) -> tuple[torch.Tensor,
 @pytest.mark.parametrize("side", SIDES)
 def test_batch(benchmark, shards, side, mode) -> None:
     loader = Loader(shards, seq_len=SEQ_LEN, batch_size=BATCH_SIZE, mode=mode)
-    stream = loader.shards.tokens(0, loader.shards.num_tokens).astype(np.uint16)
+    stream = shards.tokens(0, shards.num_tokens).astype(np.uint16)
     batch = loader.batch(3)
     if mode == "windows":
         starts = starts_of(batch.ids.view(BATCH_SIZE, SEQ_LEN).numpy(), stream)
@@ -358,7 +358,7 @@ def test_batch(benchmark, shards, side, mode) -> None:
         def python() -> Any:
             return windows_python(stream, starts)
     else:
-        spans, order = rows_ours(loader.shards.offsets(), SEQ_LEN), int.from_bytes(b"roworder", "big")
+        spans, order = rows_ours(shards.offsets(), SEQ_LEN), int.from_bytes(b"roworder", "big")
         chosen = _core.permutation(len(spans), 0, order)[3 * BATCH_SIZE : 4 * BATCH_SIZE]
         pieces = [span for row in chosen for span in spans[row]]
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tempa.data.duplicates import dedup as dedup
     from tempa.data.funnel import FunnelReport as FunnelReport
     from tempa.data.loader import Loader as Loader
+    from tempa.data.mixture import Mixture as Mixture
     from tempa.data.packed import Packed as Packed
     from tempa.data.rules import Rules as Rules
     from tempa.data.rules import clean as clean
@@ -103,6 +104,7 @@ _EXPORTS = {
     "Duplicates": "tempa.data.duplicates",
     "FunnelReport": "tempa.data.funnel",
     "Loader": "tempa.data.loader",
+    "Mixture": "tempa.data.mixture",
     "Packed": "tempa.data.packed",
     "Rules": "tempa.data.rules",
     "ShardWriter": "tempa.data.shards",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tempa import _core
 from tempa.data.loader import Loader
-from tempa.data.shards import ShardWriter
+from tempa.data.shards import Shards, ShardWriter
 
 
 def corpus(directory, lengths, *, max_shard_tokens=1 << 20):
@@ -25,7 +25,7 @@ def corpus(directory, lengths, *, max_shard_tokens=1 << 20):
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     lengths = np.random.default_rng(1).integers(0, 90, 400).tolist()
-    return corpus(tmp_path_factory.mktemp("corpus") / "set", lengths, max_shard_tokens=1000)
+    return Shards(corpus(tmp_path_factory.mktemp("corpus") / "set", lengths, max_shard_tokens=1000))
 
 
 def reference_rows(lengths, seq_len):
@@ -93,7 +93,7 @@ def test_the_order_is_the_feistel_network_of_the_reference(n):
 
 def test_a_batch_is_its_rows_in_the_permuted_order(shards):
     loader = Loader(shards, seq_len=64, batch_size=3, seed=11)
-    rows = reference_rows(loader.shards.lengths().tolist(), 64)
+    rows = reference_rows(shards.lengths().tolist(), 64)
     stream = int.from_bytes(b"roworder", "big")
     order = [rows[i] for epoch in (0, 1) for i in _core.permutation(len(rows), 11, stream + epoch)]
     for index in (0, 1, len(rows) // 3, 2 * len(rows) // 3 - 1):  # the third spans two epochs
@@ -152,7 +152,7 @@ def test_splitting_a_batch_gives_the_same_rows(shards, mode):
 def test_documents_are_isolated(shards):
     """Trap L11: no sequence holds tokens of two documents."""
     loader = Loader(shards, seq_len=64, batch_size=8)
-    document_of = np.repeat(np.arange(loader.shards.num_documents), loader.shards.lengths())
+    document_of = np.repeat(np.arange(shards.num_documents), shards.lengths())
     for batch in loader.epoch():
         for a, b in pairwise(batch.cu_seqlens):
             assert len(set(document_of[torch.cat([batch.ids[a:b], batch.targets[a:b]])])) == 1
@@ -166,7 +166,7 @@ def test_windows_are_random_crops_of_the_stream(shards):
     assert ids.diff().eq(1).all()
     assert torch.equal(batch.targets.view(4, 50), ids + 1)
     starts = torch.cat([loader.batch(i).ids.view(4, 50)[:, 0] for i in range(2000)])
-    last = loader.shards.num_tokens - 50
+    last = shards.num_tokens - 50
     assert starts.min() >= 0
     assert starts.max() < last
     assert starts.double().mean() / last == pytest.approx(0.5, abs=0.02)  # 8000 draws: 6 standard errors
@@ -180,7 +180,7 @@ def test_an_evaluation_epoch_has_every_target_once(shards, mode, seq_len):
     assert len(batches) == loader.num_batches_per_epoch
     assert len(targets) == len(targets.unique()) == loader.num_targets
     if mode == "windows":
-        assert targets.tolist() == list(range(1, loader.shards.num_tokens))
+        assert targets.tolist() == list(range(1, shards.num_tokens))
 
 
 def test_best_fit_wastes_little(tmp_path):

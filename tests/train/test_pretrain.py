@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tempa.data.loader import Loader
+from tempa.data.mixture import Mixture
 from tempa.data.shards import Shards, ShardWriter
 from tempa.model import ModelConfig, Transformer
 from tempa.tokenizer import Tokenizer
@@ -144,12 +145,13 @@ def test_bad_values_are_refused_by_name(base: PretrainConfig, change: dict[str, 
 
 def test_a_text_is_split_in_front_and_last_tenth_and_tokenised_once(base: PretrainConfig) -> None:
     run = RunDir.open(base.out, base)
-    tokenizer, train, validation = open_data(base, run)
+    tokenizer, corpus = open_data(base, run)
+    train, validation = Shards(corpus / "train"), Shards(corpus / "val")
     split = int(len(TEXT) * 0.9)
     assert tokenizer.decode(train.tokens(0, train.num_tokens)) == TEXT[:split]
     assert tokenizer.decode(validation.tokens(0, validation.num_tokens)) == TEXT[split:]
     base.data.write_text("something else")
-    again, _, _ = open_data(base, run)
+    again, _ = open_data(base, run)
     assert again.sha256 == tokenizer.sha256
 
 
@@ -166,6 +168,27 @@ def test_shards_are_read_from_train_and_val(base: PretrainConfig, tmp_path: Path
     Tokenizer.from_characters("other").save(other)
     with pytest.raises(ValueError, match="tokenizer"):
         pretrain(dataclasses.replace(base, data=root, tokenizer=str(other), out=tmp_path / "other"))
+
+
+def test_a_corpus_of_several_sources_is_read_as_a_mixture(base: PretrainConfig, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_characters(TEXT)
+    root = tmp_path / "corpus"
+    for split, start in (("train", 0), ("val", 1500)):
+        for name, stop in (("plain", start + 200), ("twice", start + 400)):
+            with ShardWriter(root / split / name, tokenizer.sha256, tokenizer.vocab_size) as writer:
+                writer.add(*tokenizer.encode_batch([TEXT[start:stop]]))
+    tokenizer.save(root / "tokenizer.json")
+    train = Mixture(sources={name: root / "train" / name for name in ("plain", "twice")}, max_epochs=1000)
+    train.save(root / "train")
+    config = dataclasses.replace(base, data=root, tokenizer=None, eval_tokens=0)
+    found = pretrain(config).metrics
+    assert set(found) == {
+        f"{name}{of}" for name in ("loss", "bits_per_byte") for of in ("", "/plain", "/twice")
+    }
+    # 199 and 399 predictions.
+    assert found["loss"] == pytest.approx((found["loss/plain"] * 199 + found["loss/twice"] * 399) / 598)
+    with pytest.raises(ValueError, match="max_epochs leaves"):
+        pretrain(dataclasses.replace(config, steps=10**6, out=tmp_path / "long"))
 
 
 def test_training_goes_on_from_the_model_of_another_run(base: PretrainConfig, tmp_path: Path) -> None:

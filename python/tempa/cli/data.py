@@ -1,4 +1,4 @@
-"""`tempa data`: clean, dedup, decontaminate, build, encode."""
+"""`tempa data`: clean, dedup, decontaminate, build, encode; what reads shards is in `data_shards`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tempa import config
+from tempa.cli import data_shards
 from tempa.cli.group import dispatch
 from tempa.cli.places import read_bpe
 from tempa.cli.progress import WorkProgress
@@ -37,6 +38,7 @@ def main(name: str, argv: list[str]) -> int:
         "curve": (_curve, "how often pairs of each similarity are found"),
         "build": (_build, "clean, dedup, split, tokenise: everything that pretraining reads"),
         "encode": (_encode, "documents as they are to shards of ids"),
+        "mixture": (data_shards.mixture, "what a run reads of each source of a mixture"),
     }
     summary = "Documents (.txt, .jsonl, .parquet) to a corpus, with a report of what was dropped and why."
     return dispatch(name, argv, summary, commands, "start with `tempa data clean FILE ... --out kept.jsonl`.")

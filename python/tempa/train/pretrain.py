@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tempa.data.loader import Loader
 from tempa.data.packed import Packed
-from tempa.data.shards import Shards, ShardWriter
+from tempa.data.shards import ShardWriter
 from tempa.engine import Engine, Sampling
 from tempa.model import ModelConfig, Transformer, load_model
 from tempa.model.config import PRESETS
@@ -39,7 +39,8 @@ class PretrainData:
     """What pretraining reads, makes and writes.
 
     Attributes:
-        data: A directory with the shards train/ and val/, or a text file, whose last tenth is held out.
+        data: A directory with train/ and val/, each a shard directory or a mixture of several (see
+            `Mixture.load`), or a text file, whose last tenth is held out.
         out: The run directory.
         tokenizer: A tokenizer.json or its directory, or "characters" for a text file; the one beside the
             shards when None.
@@ -87,7 +88,7 @@ class PretrainStage(Stage):
     Args:
         loader: Makes the micro-batches.
         num_micro_batches: How many of them are one step.
-        validation: Held-out text; `eval_tokens` of it are read, in order.
+        validation: Held-out text; `eval_tokens` of it are read, in order, the same number of each source.
         tokenizer: Turns losses per token into bits per byte.
         eval_tokens: 0 reads all held-out text.
     """
@@ -105,10 +106,13 @@ class PretrainStage(Stage):
     ) -> None:
         self.loader, self.num_micro_batches = loader, num_micro_batches
         self.tokenizer = tokenizer
-        self._validation = list(_head(validation, eval_tokens or validation.num_targets))
+        num_tokens = -(-eval_tokens // len(validation.sources)) or validation.num_targets
+        self._validation = {
+            name: list(_head(validation.epoch(name), num_tokens)) for name in validation.sources
+        }
         self._bytes_of = byte_lengths(tokenizer)
-        length = min(SAMPLE_PROMPT_TOKENS, loader.seq_len // 2 + 1, validation.shards.num_tokens)
-        self._prompt = validation.shards.tokens(0, length)
+        first = next(iter(validation.sources.values()))
+        self._prompt = first.tokens(0, min(SAMPLE_PROMPT_TOKENS, loader.seq_len // 2 + 1, first.num_tokens))
 
     def micro_batches(self, step: int) -> tuple[Sequence[Packed], float]:
         """The rows of update `step`; the denominator is the number of their targets."""
@@ -122,17 +126,26 @@ class PretrainStage(Stage):
         return Loss(total, micro.num_tokens)
 
     def evaluate(self, model: Transformer, step: int) -> dict[str, float]:  # noqa: ARG002
-        """Mean loss per held-out token, and bits per byte of held-out text.
+        """Mean loss per held-out token, and bits per byte of held-out text; of several sources, for each too.
 
         Tokens without text of their own, such as the end of a document, add to the bits and not to the bytes.
         """
+        sums = {name: self._evaluate(model, batches) for name, batches in self._validation.items()}
+        measures = _means(*map(sum, zip(*sums.values(), strict=True)))
+        if len(sums) > 1:
+            for name, parts in sums.items():
+                measures |= {f"{measure}/{name}": value for measure, value in _means(*parts).items()}
+        return measures
+
+    def _evaluate(self, model: Transformer, batches: list[Packed]) -> tuple[float, float, float]:
+        """Summed loss, number of targets, and bytes of their text."""
         total = count = num_bytes = 0.0
-        for batch in self._validation:
+        for batch in batches:
             loss, weight = model.loss(batch.to(model.device))
             total += float(loss)
             count += float(weight)
             num_bytes += float(self._bytes_of[batch.targets.numpy()].sum())
-        return {"loss": total / count, "bits_per_byte": total / math.log(2) / num_bytes}
+        return total, count, num_bytes
 
     def samples(self, model: Transformer, step: int) -> list[dict[str, Any]]:  # noqa: ARG002
         """How the model goes on from the beginning of the held-out text."""
@@ -152,12 +165,24 @@ def pretrain(config: PretrainConfig) -> FitResult:
     ('step-000002', ['bits_per_byte', 'loss'])
     """
     run = RunDir.open(config.out, config, overwrite=config.overwrite)
-    tokenizer, train, validation = open_data(config, run)
+    tokenizer, corpus = open_data(config, run)
     model = make_model(config, tokenizer)
     rows = config.micro_batch_size or config.batch_size
+    train = Loader(
+        corpus / "train",
+        seq_len=config.seq_len,
+        batch_size=rows,
+        seed=config.seed,
+        mode=config.mode,
+        num_tokens=config.steps * config.batch_size * config.seq_len,
+        tokenizer_fingerprint=tokenizer.sha256,
+    )
+    validation = Loader(
+        corpus / "val", seq_len=config.seq_len, batch_size=rows, tokenizer_fingerprint=tokenizer.sha256
+    )
     stage = PretrainStage(
-        Loader(train, seq_len=config.seq_len, batch_size=rows, seed=config.seed, mode=config.mode),
-        Loader(validation, seq_len=config.seq_len, batch_size=rows),
+        train,
+        validation,
         tokenizer,
         num_micro_batches=config.batch_size // rows,
         eval_tokens=config.eval_tokens,
@@ -165,20 +190,15 @@ def pretrain(config: PretrainConfig) -> FitResult:
     return fit(model, stage, config, run, tokenizer)
 
 
-def open_data(config: PretrainConfig, run: RunDir) -> tuple[Tokenizer, Shards, Shards]:
-    """The tokenizer and the shards to train and to validate on; a text file is made into shards first."""
+def open_data(config: PretrainConfig, run: RunDir) -> tuple[Tokenizer, Path]:
+    """The tokenizer, and the directory with train/ and val/; a text file is made into shards first."""
     root = config.data
-    if root.is_file():
-        root = run.path / "data"
-        if not (root / "tokenizer.json").exists():
-            _tokenize_file(config, root)
-        tokenizer = Tokenizer.load(root)
-    else:
-        tokenizer = Tokenizer.load(config.tokenizer or root)
-    train, validation = (
-        Shards(root / name, tokenizer_fingerprint=tokenizer.sha256) for name in ("train", "val")
-    )
-    return tokenizer, train, validation
+    if not root.is_file():
+        return Tokenizer.load(config.tokenizer or root), root
+    root = run.path / "data"
+    if not (root / "tokenizer.json").exists():
+        _tokenize_file(config, root)
+    return Tokenizer.load(root), root
 
 
 def make_model(config: PretrainConfig, tokenizer: Tokenizer) -> Transformer:
@@ -247,9 +267,13 @@ def _tokenize_file(config: PretrainConfig, root: Path) -> None:
     tokenizer.save(root / "tokenizer.json")
 
 
-def _head(loader: Loader, num_tokens: int) -> Iterator[Packed]:
-    """Batches of one pass in corpus order, until they hold `num_tokens`."""
-    for batch in loader.epoch():
+def _means(loss: float, count: float, num_bytes: float) -> dict[str, float]:
+    return {"loss": loss / count, "bits_per_byte": loss / math.log(2) / num_bytes}
+
+
+def _head(batches: Iterator[Packed], num_tokens: int) -> Iterator[Packed]:
+    """The first batches, until they hold `num_tokens`."""
+    for batch in batches:
         if num_tokens <= 0:
             return
         yield batch

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tempa_core::pack::{Loader, Mode, permute, plan_rows};
+use tempa_core::pack::{Loader, Mixture, Mode, Rows, permute, plan_rows};
 use tempa_core::shard::{Fingerprint, ShardSet, ShardWriter, WriterOptions};
 use tempa_core::{Error, Monitor, Result, rng};
 
 const NUM_DOCUMENTS: u64 = 20_000;
 const ROW_LEN: usize = 1024;
 const BATCH_ROWS: usize = 32;
+const WEIGHTS: [f64; 8] = [1.0, 0.5, 0.25, 0.125, 0.06, 0.03, 0.02, 0.01];
 
 /// Boundaries of documents of 4 to 4,096 tokens.
 fn offsets() -> Vec<i64> {
@@ -34,6 +35,10 @@ fn run(c: &mut Criterion) -> Result<()> {
     group.bench_function("permute", |b| {
         b.iter(|| (0..NUM_DOCUMENTS).map(|i| permute(i, black_box(NUM_DOCUMENTS), 0, 0)).sum::<u64>());
     });
+    let mixture = Mixture::new(WEIGHTS.len(), &[0], &WEIGHTS, 0)?;
+    group.bench_function("mixture", |b| {
+        b.iter(|| (0..NUM_DOCUMENTS).map(|i| mixture.row(black_box(i << 20)).row).sum::<u64>());
+    });
 
     let parent = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
     let directory = parent.path().join("shards");
@@ -50,7 +55,8 @@ fn run(c: &mut Criterion) -> Result<()> {
     let shards = Arc::new(ShardSet::open(&directory)?);
     group.throughput(Throughput::Elements((ROW_LEN * BATCH_ROWS) as u64));
     for (name, mode) in [("packed batch", Mode::Packed), ("windows batch", Mode::Windows)] {
-        let loader = Loader::new(shards.clone(), ROW_LEN, BATCH_ROWS, 0, mode)?;
+        let rows = Arc::new(Rows::new(shards.clone(), ROW_LEN, mode)?);
+        let loader = Loader::new(vec![rows], &[0], &[1.0], BATCH_ROWS, 0)?;
         let mut index = 0;
         group.bench_function(name, |b| {
             b.iter(|| {

@@ -50,7 +50,7 @@ mod _core {
     #[pymodule_export]
     use kv::BlockPool;
     #[pymodule_export]
-    use pack::{Loader, pack_rows, permutation};
+    use pack::{Loader, Rows, pack_rows, permutation};
     #[pymodule_export]
     use pii::{find_pii, mask_pii};
     #[pymodule_export]

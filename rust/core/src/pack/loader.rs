@@ -1,25 +1,11 @@
-//! Batches of a shard set as a pure function of `(seed, index)`.
+//! Batches of one or several shard sets as a pure function of `(seed, index)`.
 
 use std::sync::Arc;
 
-use super::best_fit::{Span, plan_rows};
-use super::order::permute;
+use super::mixture::Mixture;
+use super::rows::{RowSpans, Rows};
 use crate::shard::ShardSet;
-use crate::{Error, Ragged, Result, rng};
-
-/// Random stream of the row order; epoch `e` uses stream `ROW_ORDER + e`.
-const ROW_ORDER: u64 = u64::from_be_bytes(*b"roworder");
-/// Random stream of the window starts.
-const WINDOWS: u64 = u64::from_be_bytes(*b"windows_");
-
-/// How rows are cut from the stream of ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Rows are filled with documents, which stay separate sequences.
-    Packed,
-    /// A row is one sequence from a random place of the stream; documents run on into each other.
-    Windows,
-}
+use crate::{Error, Result};
 
 /// Sequences for next-token training, without padding.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -32,82 +18,40 @@ pub struct Batch {
     pub cu_seqlens: Vec<i64>,
 }
 
-/// Cuts a shard set into rows and rows into batches.
+/// Mixes the rows of shard sets, and cuts them into batches.
 #[derive(Debug)]
 pub struct Loader {
-    shards: Arc<ShardSet>,
-    plan: Plan,
-    row_len: usize,
+    sources: Vec<Arc<Rows>>,
+    mixture: Mixture,
     batch_rows: usize,
     seed: u64,
 }
 
-#[derive(Debug)]
-enum Plan {
-    Packed(Ragged<Span>),
-    Windows { num_rows: u64 },
-}
-
 impl Loader {
-    /// Plans the rows of `row_len` positions.
+    /// Draws from `sources` with the weights of [`Mixture::new`], which count rows.
     ///
     /// # Errors
-    /// [`Error::Value`] if a size is not positive or the shards have too few tokens for one row.
+    /// [`Error::Value`] if the batch is to have no row, or the weights are not those of a mixture.
     pub fn new(
-        shards: Arc<ShardSet>,
-        row_len: usize,
+        sources: Vec<Arc<Rows>>,
+        first_rows: &[u64],
+        weights: &[f64],
         batch_rows: usize,
         seed: u64,
-        mode: Mode,
     ) -> Result<Self> {
         if batch_rows == 0 {
             return Err(Error::value("a batch needs at least 1 row, got 0"));
         }
-        let too_short = |need: &str| {
-            let (tokens, directory) = (shards.num_tokens(), shards.directory().display());
-            Err(Error::value(format!("{directory}: {tokens} tokens are too few, {need}")))
-        };
-        let plan = match mode {
-            Mode::Packed => {
-                let rows = plan_rows(&shards.offsets(), row_len)?;
-                if rows.is_empty() {
-                    return too_short("no document has two");
-                }
-                Plan::Packed(rows)
-            }
-            Mode::Windows => {
-                if row_len == 0 {
-                    return Err(Error::value("rows need at least 1 position, got 0"));
-                }
-                if shards.num_tokens() <= row_len as u64 {
-                    return too_short(&format!("windows of {row_len} need {} or more", row_len + 1));
-                }
-                Plan::Windows { num_rows: (shards.num_tokens() - 1).div_ceil(row_len as u64) }
-            }
-        };
-        Ok(Self { shards, plan, row_len, batch_rows, seed })
+        let mixture = Mixture::new(sources.len(), first_rows, weights, seed)?;
+        Ok(Self { sources, mixture, batch_rows, seed })
     }
 
-    /// Rows of one epoch.
-    pub fn num_rows(&self) -> u64 {
-        match &self.plan {
-            Plan::Packed(rows) => rows.len() as u64,
-            Plan::Windows { num_rows } => *num_rows,
-        }
-    }
-
-    /// Positions of one epoch.
-    pub fn num_positions(&self) -> u64 {
-        match &self.plan {
-            Plan::Packed(rows) => rows.values.iter().map(|span| span.positions() as u64).sum(),
-            Plan::Windows { .. } => self.shards.num_tokens() - 1,
-        }
+    /// Which source each row comes from.
+    pub fn mixture(&self) -> &Mixture {
+        &self.mixture
     }
 
     /// Batch `index` of the endless sequence: always the full number of rows.
-    ///
-    /// Row `p` of the sequence, counted over all batches, is row `p % num_rows` of epoch `p / num_rows` in
-    /// packed mode, where each epoch has its own order; in windows mode each row starts anywhere.
     ///
     /// # Errors
     /// [`Error::Value`] if the index is beyond 2^64 rows.
@@ -117,68 +61,51 @@ impl Loader {
             .checked_mul(rows)
             .filter(|first| first.checked_add(rows).is_some())
             .ok_or_else(|| Error::value(format!("batch {index} is beyond 2^64 rows")))?;
-        let mut batch = Builder::new(self);
+        let mut batch = self.empty_batch();
         for place in first..first + rows {
-            match &self.plan {
-                Plan::Packed(plan) => {
-                    let (epoch, index) = (place / self.num_rows(), place % self.num_rows());
-                    let row = permute(index, self.num_rows(), self.seed, ROW_ORDER.wrapping_add(epoch));
-                    batch.extend(plan.row(row as usize))?;
-                }
-                Plan::Windows { .. } => {
-                    let starts = self.shards.num_tokens() - self.row_len as u64;
-                    let start = rng::below(starts, self.seed, WINDOWS, place) as i64;
-                    batch.extend(&[Span { start, stop: start + self.row_len as i64 }])?;
-                }
-            }
+            let drawn = self.mixture.row(place);
+            let source = &self.sources[drawn.source];
+            batch.extend(&source.shards, &source.drawn(drawn.row, self.seed, drawn.source))?;
         }
-        Ok(batch.done)
+        Ok(batch)
     }
 
-    /// Batch `index` of one pass in corpus order, for evaluation: every position once, the last batch smaller.
+    /// Batch `index` of one pass over a source in corpus order, for evaluation: every position once, the last
+    /// batch smaller.
     ///
     /// # Errors
-    /// [`Error::Value`] if the pass has no such batch.
-    pub fn sequential_batch(&self, index: u64) -> Result<Batch> {
-        let count = self.num_rows().div_ceil(self.batch_rows as u64);
+    /// [`Error::Value`] if there is no such source or the pass has no such batch.
+    pub fn sequential_batch(&self, source: usize, index: u64) -> Result<Batch> {
+        let Some(rows) = self.sources.get(source) else {
+            return Err(Error::value(format!("source {source} of {}", self.sources.len())));
+        };
+        let count = rows.num_rows().div_ceil(self.batch_rows as u64);
         if index >= count {
             return Err(Error::value(format!("batch {index} of {count} in one pass")));
         }
         let first = index * self.batch_rows as u64;
-        let mut batch = Builder::new(self);
-        for row in first..self.num_rows().min(first + self.batch_rows as u64) {
-            match &self.plan {
-                Plan::Packed(plan) => batch.extend(plan.row(row as usize))?,
-                Plan::Windows { .. } => {
-                    let start = row as i64 * self.row_len as i64;
-                    let stop = (start + self.row_len as i64).min(self.shards.num_tokens() as i64 - 1);
-                    batch.extend(&[Span { start, stop }])?;
-                }
-            }
+        let mut batch = self.empty_batch();
+        for row in first..rows.num_rows().min(first + self.batch_rows as u64) {
+            batch.extend(&rows.shards, &rows.in_order(row))?;
         }
-        Ok(batch.done)
+        Ok(batch)
     }
-}
 
-/// A batch under construction.
-struct Builder<'a> {
-    shards: &'a ShardSet,
-    done: Batch,
-}
-
-impl<'a> Builder<'a> {
-    fn new(loader: &'a Loader) -> Self {
-        let capacity = loader.row_len.saturating_mul(loader.batch_rows).min(1 << 24);
+    fn empty_batch(&self) -> Batch {
+        let row_len = self.sources.iter().map(|source| source.row_len).max().unwrap_or(0);
+        let capacity = row_len.saturating_mul(self.batch_rows).min(1 << 24);
         let (ids, targets) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
-        Self { shards: &loader.shards, done: Batch { ids, targets, cu_seqlens: vec![0] } }
+        Batch { ids, targets, cu_seqlens: vec![0] }
     }
+}
 
-    fn extend(&mut self, spans: &[Span]) -> Result<()> {
-        for span in spans {
+impl Batch {
+    fn extend(&mut self, shards: &ShardSet, spans: &RowSpans) -> Result<()> {
+        for span in spans.as_ref() {
             let (start, stop) = (span.start as u64, span.stop as u64);
-            self.shards.tokens(start, stop)?.for_each(|ids| ids.append_to(&mut self.done.ids));
-            self.shards.tokens(start + 1, stop + 1)?.for_each(|ids| ids.append_to(&mut self.done.targets));
-            self.done.cu_seqlens.push(self.done.ids.len() as i64);
+            shards.tokens(start, stop)?.for_each(|ids| ids.append_to(&mut self.ids));
+            shards.tokens(start + 1, stop + 1)?.for_each(|ids| ids.append_to(&mut self.targets));
+            self.cu_seqlens.push(self.ids.len() as i64);
         }
         Ok(())
     }
