@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tempa import _core
 from tempa.data.documents import Document
@@ -167,6 +168,55 @@ def test_decontaminate(benchmark, side) -> None:
     assert CONTAMINATED[side](texts()) == contaminated_python(texts())
     benchmark.extra_info["bytes"] = num_bytes()
     benchmark.pedantic(CONTAMINATED[side], (texts(),), rounds=5 if side == "ours" else 3)
+
+
+SHAPE, EPOCHS, RATE, HELD_OUT = (18, 2, 0), 3, 0.1, 0.2
+
+
+@cache
+def labelled() -> tuple[list[str], NDArray[np.bool_]]:
+    """Pages of the library, those with methods apart from the others."""
+    pages = [text[at : at + 2000] for text in texts() for at in range(0, len(text), 2000)]
+    return pages, np.array(["self" in page for page in pages])
+
+
+def classifier_numpy(pages: list[str], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The weights of AdaGrad with numpy, on features and in an order that are given; without calibration."""
+    rows = [_core.text_features(page, SHAPE) for page in pages]
+    part = np.flatnonzero(_core.content_hashes(pages) / 2.0**64 >= HELD_OUT)
+    weights, squares = np.zeros((2, 1 << SHAPE[0]))
+    bias = bias_squares = 0.0
+    for epoch in range(EPOCHS):
+        for i in part[_core.permutation(len(part), 0, epoch)]:
+            buckets, values = rows[i]
+            error = 1 / (1 + np.exp(-(weights[buckets] @ values) - bias)) - labels[i]
+            squares[buckets] += (error * values) ** 2
+            weights[buckets] -= RATE * error * values / (np.sqrt(squares[buckets]) + 1e-8)
+            bias_squares += error**2
+            bias -= RATE * error / (np.sqrt(bias_squares) + 1e-8)
+    return weights
+
+
+def classifier_ours(pages: list[str], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    model, _ = _core.Classifier.train(
+        pages, (~labels).tolist(), ["methods", "none"], SHAPE, EPOCHS, RATE, HELD_OUT, 0
+    )
+    return np.frombuffer(model.encode()[-4 << SHAPE[0] :], np.float32).astype(np.float64)
+
+
+TRAIN: dict[str, Callable[[list[str], NDArray[np.bool_]], NDArray[np.float64]]] = {
+    "ours": classifier_ours,
+    "python": classifier_numpy,
+}
+
+
+@pytest.mark.benchmark(group="train a classifier, 3 epochs", timer=time.process_time)
+@pytest.mark.parametrize("side", SIDES)
+def test_train_classifier(benchmark, side) -> None:
+    # Ours sums in float32.
+    np.testing.assert_allclose(TRAIN[side](*labelled()), classifier_numpy(*labelled()), atol=1e-3)
+    benchmark.extra_info["bytes"] = num_bytes()
+    benchmark.pedantic(TRAIN[side], labelled(), rounds=5 if side == "ours" else 3)
 
 
 EXACT: dict[str, Callable[[list[str]], list[int]]] = {"ours": exact_ours, "python": exact_python}

@@ -270,6 +270,32 @@ def clean_texts(
     texts: Sequence[str], thresholds: Sequence[float]
 ) -> tuple[list[str | None], NDArray[np.int32], NDArray[np.float64]]: ...
 
+# classify.rs
+@final
+class Classifier:
+    def __new__(cls, path: str | os.PathLike[str]) -> Classifier: ...
+    @staticmethod
+    def train(
+        texts: Sequence[str],
+        labels: Sequence[int],
+        names: Sequence[str],
+        shape: tuple[int, int, int],
+        epochs: int,
+        learning_rate: float,
+        held_out: float,
+        seed: int,
+        progress: Callable[[int], object] | None = None,
+    ) -> tuple[Classifier, tuple[int, float, float, float, float]]: ...
+    def encode(self) -> bytes: ...
+    def labels(self) -> list[str]: ...
+    def probabilities(
+        self, texts: Sequence[str], progress: Callable[[int], object] | None = None
+    ) -> NDArray[np.float64]: ...
+
+def text_features(
+    text: str, shape: tuple[int, int, int]
+) -> tuple[NDArray[np.uint32], NDArray[np.float32]]: ...
+
 # decontaminate.rs
 @final
 class EvalItems:

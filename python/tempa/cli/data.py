@@ -1,12 +1,12 @@
-"""`tempa data`: clean, dedup, decontaminate, build, encode; what reads shards is in `data_shards`."""
+"""`tempa data`: from documents to shards; the commands that read shards are in `data_shards`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -17,6 +17,14 @@ from tempa.cli import data_shards
 from tempa.cli.group import dispatch
 from tempa.cli.places import read_bpe
 from tempa.cli.progress import WorkProgress
+from tempa.data.classify import (
+    Classifier,
+    ClassifierSettings,
+    classify,
+    read_kinds,
+    train_classifier,
+    write_labelled,
+)
 from tempa.data.corpus import FUNNEL, build
 from tempa.data.decontaminate import Contamination, ContaminationReport, EvalSet, decontaminate
 from tempa.data.documents import Document, corpus_files, read_documents, write_documents
@@ -27,6 +35,7 @@ from tempa.data.rules import Rules, clean
 from tempa.data.shards import write_shards
 
 _Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
+_T = TypeVar("_T")
 
 
 def main(name: str, argv: list[str]) -> int:
@@ -35,6 +44,7 @@ def main(name: str, argv: list[str]) -> int:
         "clean": (_clean, "one spelling, and quality rules that drop documents"),
         "dedup": (_dedup, "drop exact and near duplicates"),
         "decontaminate": (_decontaminate, "keep evaluation sets out"),
+        "classify": (_classify, "train a classifier of documents, or apply one"),
         "curve": (_curve, "how often pairs of each similarity are found"),
         "build": (_build, "clean, dedup, split, tokenise: everything that pretraining reads"),
         "encode": (_encode, "documents as they are to shards of ids"),
@@ -94,6 +104,41 @@ class DecontaminateConfig(Source):
     """Evaluation sets: `FILE`, whose items are question and answer, or `FILE:FIELD,FIELD`."""
     contamination: Contamination = field(default_factory=Contamination)
     """What counts as contamination, and what is done about it."""
+    overwrite: bool = False
+    """Replace an earlier file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifierConfig:
+    """Settings of `tempa data classify train`."""
+
+    files: _Files
+    """Documents of two kinds or more: a file or directory for each, such as good.jsonl and crawl.jsonl, or
+    any files with `--label`."""
+    label: str | None = None
+    """Key or column that holds the label; without it, the name of the file or directory is the label."""
+    out: Path
+    """The file that gets the classifier."""
+    training: ClassifierSettings = field(default_factory=ClassifierSettings)
+    """Features and training."""
+    field: str = "text"
+    """Key or column that holds the text in .jsonl and .parquet files."""
+    overwrite: bool = False
+    """Replace an earlier file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(Source):
+    """Settings of `tempa data classify apply`."""
+
+    out: Path
+    """The .jsonl file that gets the documents; the report goes beside it."""
+    model: Path
+    """A file that `tempa data classify train` has written."""
+    keep: tuple[str, ...] = ()
+    """Labels that are wanted; documents of others are dropped. All documents stay if none is given."""
+    min_probability: float = 0.5
+    """Least probability that a document is of one of the labels to keep."""
     overwrite: bool = False
     """Replace an earlier file."""
 
@@ -214,6 +259,56 @@ def _eval_set(name: str) -> EvalSet:
     return EvalSet.read(path, fields.split(",")) if path and not Path(name).exists() else EvalSet.read(name)
 
 
+def _classify(argv: list[str]) -> int:
+    commands = {
+        "train": (_train_classifier, "from documents of two kinds or more"),
+        "apply": (_apply_classifier, "label documents, and drop those of unwanted kinds"),
+    }
+    summary = "A linear classifier over hashed n-grams, with calibrated probabilities."
+    hint = "start with `tempa data classify train good.jsonl crawl.jsonl --out MODEL`."
+    return dispatch("data classify", argv, summary, commands, hint)
+
+
+def _train_classifier(argv: list[str]) -> int:
+    settings = config.parse(
+        TrainClassifierConfig,
+        argv,
+        prog="tempa data classify train",
+        description="Train and calibrate a classifier, and measure it on documents that it never saw.",
+    )
+    kinds = read_kinds(settings.files, label=settings.label, field=settings.field)
+    total = settings.training.epochs * sum(map(total_bytes, kinds.values()))
+    with WorkProgress() as progress:
+        classifier, quality = train_classifier(
+            kinds,
+            settings.training,
+            progress=lambda done: progress.show("train", done, total, "bytes"),
+        )
+    classifier.save(settings.out, overwrite=settings.overwrite)
+    print(
+        f"{settings.out}: {len(kinds)} labels, {', '.join(kinds)}\n"
+        f"on {quality.num_documents:,} documents it never saw: accuracy {quality.accuracy:.4f}, "
+        f"AUC {quality.auc:.4f}, calibration error {quality.calibration_error:.4f}, "
+        f"log loss {quality.log_loss:.4f}"
+    )
+    return 0
+
+
+def _apply_classifier(argv: list[str]) -> int:
+    settings = config.parse(
+        ClassifyConfig,
+        argv,
+        prog="tempa data classify apply",
+        description="Write documents with their most probable label, those of the labels to keep only.",
+    )
+    classifier, report = Classifier(settings.model), FunnelReport()
+    with _reading(settings) as (documents, _):
+        kept = classify(documents, classifier, settings.keep, settings.min_probability, report=report)
+        write_labelled(settings.out, _some(kept, report, settings.out), overwrite=settings.overwrite)
+        report.save(_report_of(settings.out))
+    return _show(report, f"{settings.out}, report in {_report_of(settings.out)}")
+
+
 def _curve(argv: list[str]) -> int:
     settings = config.parse(
         CurveConfig,
@@ -300,12 +395,14 @@ def _reading(source: Source) -> Iterator[tuple[Iterator[Document], Show]]:
 
 
 def _write(out: Path, documents: Iterator[Document], report: FunnelReport, *, overwrite: bool) -> None:
-    def some() -> Iterator[Document]:
-        yield from documents
-        report.raise_if_nothing_left(str(out))
-
-    write_documents(out, some(), overwrite=overwrite)
+    write_documents(out, _some(documents, report, out), overwrite=overwrite)
     report.save(_report_of(out))
+
+
+def _some(documents: Iterable[_T], report: FunnelReport, out: Path) -> Iterator[_T]:
+    """The documents, and an error if there is none."""
+    yield from documents
+    report.raise_if_nothing_left(str(out))
 
 
 def _report_of(out: Path) -> Path:

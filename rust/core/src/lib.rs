@@ -7,6 +7,7 @@
 pub mod attend;
 pub mod bpe;
 pub mod chat;
+pub mod classify;
 pub mod dedup;
 pub mod error;
 mod exp;

@@ -7,6 +7,7 @@ mod border;
 mod bpe;
 mod bpe_train;
 mod chat;
+mod classify;
 mod decontaminate;
 mod dedup;
 mod error;
@@ -36,6 +37,8 @@ mod _core {
     use bpe_train::PieceCounts;
     #[pymodule_export]
     use chat::render_chats;
+    #[pymodule_export]
+    use classify::{Classifier, text_features};
     #[pymodule_export]
     use decontaminate::EvalItems;
     #[pymodule_export]
