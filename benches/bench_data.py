@@ -170,7 +170,7 @@ def test_decontaminate(benchmark, side) -> None:
     benchmark.pedantic(CONTAMINATED[side], (texts(),), rounds=5 if side == "ours" else 3)
 
 
-SHAPE, EPOCHS, RATE, HELD_OUT = (18, 2, 0), 3, 0.1, 0.2
+SHAPE, EPOCHS, RATE, HELD_OUT = (18, 2, 0, 0), 3, 0.1, 0.2
 
 
 @cache

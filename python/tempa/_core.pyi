@@ -279,7 +279,7 @@ class Classifier:
         texts: Sequence[str],
         labels: Sequence[int],
         names: Sequence[str],
-        shape: tuple[int, int, int],
+        shape: tuple[int, int, int, int],
         epochs: int,
         learning_rate: float,
         held_out: float,
@@ -293,7 +293,7 @@ class Classifier:
     ) -> NDArray[np.float64]: ...
 
 def text_features(
-    text: str, shape: tuple[int, int, int]
+    text: str, shape: tuple[int, int, int, int]
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]: ...
 
 # decontaminate.rs

@@ -36,7 +36,7 @@ def two(kinds):
 
 def numpy_probabilities(texts, labels, settings):
     """Logistic or softmax regression by AdaGrad, then a line or a slope by Newton steps, all in numpy."""
-    shape = (settings.bits, settings.word_ngram, settings.char_ngram)
+    shape = (settings.bits, settings.word_ngram, settings.char_ngram, settings.max_bytes)
     rows = [_core.text_features(text, shape) for text in texts]
     sides = _core.content_hashes(texts) / 2.0**64 / settings.held_out
     part = np.flatnonzero(sides >= 1)
@@ -92,7 +92,9 @@ def fit_slope(all_scores, scores, truth):
 
 
 @pytest.mark.parametrize("num_labels", [2, 3])
-@pytest.mark.parametrize("shape", [{"bits": 16}, {"bits": 8, "word_ngram": 1, "char_ngram": 4}])
+@pytest.mark.parametrize(
+    "shape", [{"bits": 16}, {"bits": 8, "word_ngram": 1, "char_ngram": 4, "max_bytes": 60}]
+)
 def test_probabilities_are_those_of_numpy(kinds, shape, num_labels):
     settings = ClassifierSettings(**shape, epochs=3, held_out=0.4, seed=7)
     kinds = dict(list(kinds.items())[:num_labels])
@@ -146,7 +148,15 @@ def test_altered_files_are_refused(two, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"bits": 0}, {"word_ngram": 9}, {"epochs": 0}, {"learning_rate": 0}, {"held_out": 1}, {"seed": -1}],
+    [
+        {"bits": 0},
+        {"max_bytes": -1},
+        {"word_ngram": 9},
+        {"epochs": 0},
+        {"learning_rate": 0},
+        {"held_out": 1},
+        {"seed": -1},
+    ],
 )
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):

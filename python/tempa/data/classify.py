@@ -32,6 +32,8 @@ class ClassifierSettings:
     """Words in the longest n-gram of words."""
     char_ngram: int = 0
     """Characters in an n-gram of characters; 0 for none."""
+    max_bytes: int = 0
+    """Bytes in the middle of a document that are looked at; 0 for all. A language needs no more than 2,000."""
     epochs: int = 5
     """Times each document is seen."""
     learning_rate: float = 0.1
@@ -45,6 +47,8 @@ class ClassifierSettings:
         for name, least, most in (("bits", 1, 28), ("word_ngram", 1, 8), ("char_ngram", 0, 32)):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be {least} to {most}, got {getattr(self, name)}")
+        if self.max_bytes < 0:
+            raise ValueError(f"max_bytes must not be negative, got {self.max_bytes}")
         if self.epochs < 1:
             raise ValueError(f"epochs must be positive, got {self.epochs}")
         if not 0 < self.learning_rate < float("inf"):
@@ -139,7 +143,7 @@ def train_classifier(
         [text for text, _ in pairs],
         [label for _, label in pairs],
         list(kinds),
-        (settings.bits, settings.word_ngram, settings.char_ngram),
+        (settings.bits, settings.word_ngram, settings.char_ngram, settings.max_bytes),
         settings.epochs,
         settings.learning_rate,
         settings.held_out,

@@ -11,14 +11,14 @@ use tempa_core::classify::{self, Features, Quality, Training};
 use crate::border::Offload;
 use crate::texts::Text;
 
-/// (bits, word_ngram, char_ngram)
-type Shape = (u32, usize, usize);
+/// (bits, word_ngram, char_ngram, max_bytes)
+type Shape = (u32, usize, usize, usize);
 /// (number of texts, accuracy, AUC, calibration error, log loss)
 type Measures = (usize, f64, f64, f64, f64);
 type Buckets<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<f32>>);
 
-fn features((bits, word_ngram, char_ngram): Shape) -> Features {
-    Features { bits, word_ngram, char_ngram }
+fn features((bits, word_ngram, char_ngram, max_bytes): Shape) -> Features {
+    Features { bits, word_ngram, char_ngram, max_bytes }
 }
 
 /// Classifier(path): a model that was trained before, checked.
@@ -34,7 +34,7 @@ impl Classifier {
 
     /// train(texts, labels, names, shape, epochs, learning_rate, held_out, seed, progress=None) -> (classifier, (texts,
     /// accuracy, AUC, calibration error, log loss) on texts that it never saw); labels are places in names, shape is
-    /// (bits, word_ngram, char_ngram), progress gets bytes.
+    /// (bits, word_ngram, char_ngram, max_bytes), progress gets bytes.
     #[staticmethod]
     #[pyo3(signature = (texts, labels, names, shape, epochs, learning_rate, held_out, seed, progress=None))]
     #[expect(clippy::too_many_arguments, reason = "the settings, one by one")]

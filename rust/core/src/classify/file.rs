@@ -5,7 +5,7 @@ use std::path::Path;
 use bytemuck::{Pod, Zeroable};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Classifier, Features, num_scores};
+use super::{Classifier, Features, num_scores, row_width};
 use crate::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"tempacls";
@@ -24,6 +24,7 @@ struct Header {
     bits: u32,
     word_ngram: u32,
     char_ngram: u32,
+    max_bytes: u64,
     line: [f64; 2],
     num_labels: u32,
     /// Bytes of the labels, with their line feeds.
@@ -41,12 +42,16 @@ impl Classifier {
             bits: self.features.bits,
             word_ngram: self.features.word_ngram as u32,
             char_ngram: self.features.char_ngram as u32,
+            max_bytes: self.features.max_bytes as u64,
             line: self.line,
             num_labels: self.labels.len() as u32,
             label_bytes: labels.len() as u32,
         };
-        let (bias, weights) = (bytemuck::cast_slice(&self.bias), bytemuck::cast_slice(&self.weights));
-        let mut bytes = [bytemuck::bytes_of(&header), labels.as_bytes(), bias, weights].concat();
+        let bias: &[u8] = bytemuck::cast_slice(&self.bias);
+        let mut bytes = [bytemuck::bytes_of(&header), labels.as_bytes(), bias].concat();
+        for row in self.weights.chunks_exact(row_width(self.bias.len())) {
+            bytes.extend_from_slice(bytemuck::cast_slice(&row[..self.bias.len()]));
+        }
         let checksum = xxh3_128(&bytes[UNCHECKED_BYTES..]);
         header.checksum = [checksum as u64, (checksum >> 64) as u64];
         bytes[..HEADER_BYTES].copy_from_slice(bytemuck::bytes_of(&header));
@@ -74,6 +79,7 @@ impl Classifier {
             bits: header.bits,
             word_ngram: header.word_ngram as usize,
             char_ngram: header.char_ngram as usize,
+            max_bytes: header.max_bytes as usize,
         };
         if header.version != VERSION {
             return Err(wrong(format!("version {} where {VERSION} was expected", header.version)));
@@ -89,7 +95,8 @@ impl Classifier {
         let Some((labels, (bias, weights))) = parsed else {
             return Err(wrong("the header does not fit the weights".into()));
         };
-        let numbers = |bytes: &[u8]| bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
-        Ok(Self { features, labels, line: header.line, bias: numbers(bias), weights: numbers(weights) })
+        let bias = bias.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+        let weights = weights.chunks_exact(4).map(bytemuck::pod_read_unaligned);
+        Ok(Self::new(features, labels, header.line, bias, weights))
     }
 }

@@ -26,11 +26,13 @@ pub struct Features {
     pub word_ngram: usize,
     /// Characters in an n-gram of characters; none if zero.
     pub char_ngram: usize,
+    /// Bytes in the middle of a text that are looked at; all if zero.
+    pub max_bytes: usize,
 }
 
 impl Default for Features {
     fn default() -> Self {
-        Self { bits: 20, word_ngram: 2, char_ngram: 0 }
+        Self { bits: 20, word_ngram: 2, char_ngram: 0, max_bytes: 0 }
     }
 }
 
@@ -54,8 +56,23 @@ impl Features {
         1 << self.bits
     }
 
-    /// The buckets of a text's n-grams, one for each, and how many there are.
-    fn for_each_bucket(&self, text: &str, shingles: &mut Shingles, mut visit: impl FnMut(usize)) -> usize {
+    /// The bucket that a hash falls to.
+    fn bucket(&self, hash: u64) -> usize {
+        (hash >> (64 - self.bits)) as usize
+    }
+
+    /// The part of a text that is looked at.
+    fn middle<'t>(&self, text: &'t str) -> &'t str {
+        if self.max_bytes == 0 || text.len() <= self.max_bytes {
+            return text;
+        }
+        let start = (text.len() - self.max_bytes) / 2;
+        &text[text.ceil_char_boundary(start)..text.floor_char_boundary(start + self.max_bytes)]
+    }
+
+    /// The hashes of a text's n-grams, those of each kind together, and how many there are.
+    fn for_each_kind(&self, text: &str, shingles: &mut Shingles, mut visit: impl FnMut(&[u64])) -> usize {
+        let text = self.middle(text);
         let (mut total, mut num_words) = (0, usize::MAX);
         let words = (1..=self.word_ngram).map(|ngram| (Unit::Words, ngram));
         let chars = (self.char_ngram > 0).then_some((Unit::Characters, self.char_ngram));
@@ -70,9 +87,7 @@ impl Features {
                 num_words = hashes.len();
             }
             total += hashes.len();
-            for hash in hashes {
-                visit((hash >> (64 - self.bits)) as usize);
-            }
+            visit(hashes);
         }
         total
     }
@@ -84,8 +99,9 @@ impl Features {
     pub fn of(&self, text: &str) -> Result<Vec<(u32, f32)>> {
         self.check()?;
         let mut buckets = Vec::new();
-        let total =
-            self.for_each_bucket(text, &mut Shingles::default(), |bucket| buckets.push(bucket as u32));
+        let total = self.for_each_kind(text, &mut Shingles::default(), |hashes| {
+            buckets.extend(hashes.iter().map(|&hash| self.bucket(hash) as u32));
+        });
         buckets.sort_unstable();
         let scale = 1.0 / (total.max(1) as f32).sqrt();
         Ok(buckets.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as f32 * scale)).collect())
@@ -101,7 +117,7 @@ pub struct Classifier {
     line: [f64; 2],
     /// One for each score.
     bias: Vec<f32>,
-    /// One for each score, bucket after bucket.
+    /// A row for each bucket: one for each score, then zeros to the width of a row.
     weights: Vec<f32>,
 }
 
@@ -110,10 +126,25 @@ fn num_scores(labels: usize) -> usize {
     if labels == 2 { 1 } else { labels }
 }
 
+/// The width of a row of so many weights: whole vectors.
+fn row_width(scores: usize) -> usize {
+    match scores {
+        1 => 1,
+        2..=4 => 4,
+        5..=8 => 8,
+        _ => scores.next_multiple_of(16),
+    }
+}
+
+/// N-grams whose weights are added up in single precision.
+const SINGLE: usize = 256;
+
 /// Buffers that are used again from text to text.
 #[derive(Debug, Default)]
 pub struct Scratch {
     shingles: Shingles,
+    /// Scores, one for each column of the weights.
+    sums: Vec<f64>,
     /// Scores, then probabilities.
     values: Vec<f64>,
 }
@@ -145,17 +176,54 @@ impl Classifier {
         Ok(each.concat())
     }
 
+    fn new(
+        features: Features,
+        labels: Vec<String>,
+        line: [f64; 2],
+        bias: Vec<f32>,
+        weights: impl Iterator<Item = f32>,
+    ) -> Self {
+        let width = row_width(bias.len());
+        let mut rows = vec![0.0; width * features.num_buckets()];
+        let places = rows.chunks_exact_mut(width).flat_map(|row| &mut row[..bias.len()]);
+        for (place, weight) in places.zip(weights) {
+            *place = weight;
+        }
+        Self { features, labels, line, bias, weights: rows }
+    }
+
     fn score<'s>(&self, text: &str, scratch: &'s mut Scratch) -> &'s [f64] {
-        let scores = &mut scratch.values;
-        scores.clear();
-        scores.resize(self.bias.len(), 0.0);
-        let total = self.features.for_each_bucket(text, &mut scratch.shingles, |bucket| {
-            let weights = &self.weights[bucket * scores.len()..][..scores.len()];
-            scores.iter_mut().zip(weights).for_each(|(score, &weight)| *score += f64::from(weight));
+        let Scratch { shingles, sums, values } = scratch;
+        let width = row_width(self.bias.len());
+        sums.clear();
+        sums.resize(width, 0.0);
+        let total = self.features.for_each_kind(text, shingles, |hashes| {
+            for hashes in hashes.chunks(SINGLE) {
+                match width {
+                    1 => self.add::<1>(hashes, sums),
+                    4 => self.add::<4>(hashes, sums),
+                    8 => self.add::<8>(hashes, sums),
+                    _ => self.add::<16>(hashes, sums),
+                }
+            }
         });
         let norm = (total.max(1) as f64).sqrt();
-        scores.iter_mut().zip(&self.bias).for_each(|(score, &bias)| *score = *score / norm + f64::from(bias));
-        scores
+        values.clear();
+        values.extend(sums.iter().zip(&self.bias).map(|(sum, &bias)| sum / norm + f64::from(bias)));
+        values
+    }
+
+    /// Adds the weights of n-grams up, `W` columns at once, which stay in registers.
+    fn add<const W: usize>(&self, hashes: &[u64], sums: &mut [f64]) {
+        let (rows, width) = (self.weights.as_chunks::<W>().0, sums.len() / W);
+        for (at, sums) in sums.as_chunks_mut::<W>().0.iter_mut().enumerate() {
+            let mut single = [0f32; W];
+            for &hash in hashes {
+                let row = &rows[self.features.bucket(hash) * width + at];
+                (0..W).for_each(|i| single[i] += row[i]);
+            }
+            (0..W).for_each(|i| sums[i] += f64::from(single[i]));
+        }
     }
 
     /// Makes scores the probabilities of the labels.

@@ -39,7 +39,7 @@ proptest! {
         let mut expected: Vec<f32> =
             counts.values().map(|&count| count as f32 / (ngrams.len() as f32).sqrt()).collect();
         // So many buckets that n-grams hardly share one.
-        let features = Features { bits: 28, word_ngram, char_ngram: 0 };
+        let features = Features { bits: 28, word_ngram, char_ngram: 0, max_bytes: 0 };
         let mut values: Vec<f32> = features.of(&text).unwrap().into_iter().map(|(_, value)| value).collect();
         expected.sort_by(f32::total_cmp);
         values.sort_by(f32::total_cmp);
@@ -78,6 +78,14 @@ fn kinds_of_text_are_told_apart_with_true_probabilities() {
 }
 
 #[test]
+fn the_middle_of_a_text_decides() {
+    let of = |text: &str, max_bytes| Features { max_bytes, ..Features::default() }.of(text).unwrap();
+    assert_eq!(of("aaaa two three bbbb", 9), of("two three", 0));
+    assert_eq!(of("\u{6f22}a\u{6f22}", 3), of("a", 0));
+    assert_eq!(of("one two", 7), of("one two", 0));
+}
+
+#[test]
 fn a_slope_is_the_one_of_least_loss() {
     let scores = [2.0, 1.0, 0.5, 0.1, 0.9, -1.0, 3.0, 2.0, 2.5, 0.0, 1.0, 4.0];
     let labels = [0, 1, 2, 2];
@@ -104,7 +112,7 @@ fn training_does_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn files_come_back_and_any_altered_byte_is_noticed() {
-    let features = Features { bits: 6, word_ngram: 1, char_ngram: 3 };
+    let features = Features { bits: 6, word_ngram: 1, char_ngram: 3, max_bytes: 50 };
     for num_labels in [2, 3] {
         let (classifier, _) = trained(num_labels, &Training { features, ..Training::default() });
         let path = tempfile::tempdir().unwrap().keep().join("model");

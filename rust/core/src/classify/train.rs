@@ -164,11 +164,7 @@ fn fit<T: AsRef<str> + Sync>(
         }
     }
     bias.truncate(count);
-    Ok(Classifier {
-        features: settings.features,
-        labels: names.iter().map(|&name| name.to_owned()).collect(),
-        line: [1.0, 0.0],
-        bias,
-        weights: state.chunks_exact(2 * count).flat_map(|both| &both[..count]).copied().collect(),
-    })
+    let names = names.iter().map(|&name| name.to_owned()).collect();
+    let weights = state.chunks_exact(2 * count).flat_map(|both| &both[..count]).copied();
+    Ok(Classifier::new(settings.features, names, [1.0, 0.0], bias, weights))
 }
