@@ -10,7 +10,7 @@ use tempa_core::dedup::{
     EvalItems, Keep, NearOptions, Overlap, Shingler, Shingles, Sketcher, Unit, content_hash, jaccard,
     near_duplicates, shingle_set,
 };
-use tempa_core::quality::{RULES, verdict};
+use tempa_core::quality::{Judge, RULES};
 use tempa_core::text::{for_each_word, normalize};
 use tempa_core::{Monitor, Result};
 
@@ -33,7 +33,8 @@ fn run(c: &mut Criterion) -> Result<()> {
     // The greatest number is not infinity, so the rules with an upper bound are measured.
     let accept_all = RULES.map(|rule| rule.off().min(f64::MAX));
     group.bench_function("all rules", |b| {
-        b.iter(|| texts.iter().filter(|text| verdict(black_box(text), &accept_all).is_some()).count());
+        let mut judge = Judge::default();
+        b.iter(|| texts.iter().filter(|text| judge.verdict(black_box(text), &accept_all).is_some()).count());
     });
     group.bench_function("content hash", |b| b.iter(|| content_hash(black_box(&all))));
     let shingler = NearOptions::default().shingler;

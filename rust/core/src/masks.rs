@@ -75,6 +75,18 @@ pub(crate) trait Classify {
     /// # Safety
     /// As [`Classify::classify`].
     unsafe fn equal(left: &[u8; WIDTH], right: &[u8; WIDTH]) -> u64;
+
+    /// The places whose byte has any of `bits`.
+    ///
+    /// # Safety
+    /// As [`Classify::classify`].
+    unsafe fn having(bytes: &[u8; WIDTH], bits: u8) -> u64;
+
+    /// Puts the entry that the low six bits of a byte name into `into`, for the bytes of `at`.
+    ///
+    /// # Safety
+    /// As [`Classify::classify`].
+    unsafe fn look_up(bytes: &[u8; WIDTH], table: &[u8; WIDTH], at: u64, into: &mut [u8; WIDTH]);
 }
 
 // Bits of a byte in `KINDS`. Line ends and blanks are white space as well.
@@ -144,6 +156,18 @@ impl Classify for Portable {
     unsafe fn equal(left: &[u8; WIDTH], right: &[u8; WIDTH]) -> u64 {
         (0..WIDTH).fold(0, |mask, at| mask | u64::from(left[at] == right[at]) << at)
     }
+
+    #[inline(always)]
+    unsafe fn having(bytes: &[u8; WIDTH], bits: u8) -> u64 {
+        (0..WIDTH).fold(0, |mask, at| mask | u64::from(bytes[at] & bits != 0) << at)
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(bytes: &[u8; WIDTH], table: &[u8; WIDTH], at: u64, into: &mut [u8; WIDTH]) {
+        for place in Bits(at) {
+            into[place] = table[usize::from(bytes[place]) % WIDTH];
+        }
+    }
 }
 
 /// Work that is compiled for each way to classify bytes.
@@ -180,142 +204,7 @@ pub(crate) fn best<W: Work>(work: W) -> W::Output {
 pub(super) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
-    #[allow(clippy::wildcard_imports)]
-    use std::arch::x86_64::*;
-
-    use super::{Ascii, Classify, KINDS, WIDTH, Work};
-
-    /// Whether [`by_avx512`] may be called.
-    #[inline]
-    pub(super) fn has_avx512() -> bool {
-        is_x86_feature_detected!("avx512vbmi")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("lzcnt")
-    }
-
-    /// Whether [`by_avx2`] may be called.
-    #[inline]
-    pub(super) fn has_avx2() -> bool {
-        is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("lzcnt")
-    }
-
-    /// # Safety
-    /// [`has_avx512`]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
-    pub(super) unsafe fn by_avx512<W: Work>(work: W) -> W::Output {
-        // SAFETY: the caller's.
-        unsafe { work.run::<Avx512>() }
-    }
-
-    /// # Safety
-    /// [`has_avx2`]
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    pub(super) unsafe fn by_avx2<W: Work>(work: W) -> W::Output {
-        // SAFETY: the caller's.
-        unsafe { work.run::<Avx2>() }
-    }
-
-    /// Needs AVX-512 F, BW and VBMI.
-    pub(crate) struct Avx512;
-
-    impl Classify for Avx512 {
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-        unsafe fn classify(bytes: &[u8; WIDTH]) -> Ascii {
-            // SAFETY: each load is of 64 bytes that are there.
-            let load = |at: *const u8| unsafe { _mm512_loadu_si512(at.cast()) };
-            let text = load(bytes.as_ptr());
-            let (low, high) = KINDS.split_at(WIDTH);
-            let wide = _mm512_movepi8_mask(text);
-            // The lookup takes seven bits of each byte, so wide bytes are left out.
-            let (low, high) = (load(low.as_ptr()), load(high.as_ptr()));
-            let kinds = _mm512_maskz_permutex2var_epi8(!wide, low, text, high);
-            let is = |kind: u8| _mm512_test_epi8_mask(kinds, _mm512_set1_epi8(kind as i8));
-            Ascii {
-                upper: is(super::UPPER),
-                lower: is(super::LOWER),
-                number: is(super::NUMBER),
-                space: is(super::SPACE),
-                newline: is(super::NEWLINE),
-                blank: is(super::BLANK),
-                apostrophe: is(super::APOSTROPHE),
-                slash: is(super::SLASH),
-                wide,
-                tail: _mm512_cmplt_epi8_mask(text, _mm512_set1_epi8(FIRST_LEAD)),
-            }
-        }
-
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-        unsafe fn equal(left: &[u8; WIDTH], right: &[u8; WIDTH]) -> u64 {
-            // SAFETY: each load is of 64 bytes that are there.
-            let load = |bytes: &[u8; WIDTH]| unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
-            _mm512_cmpeq_epi8_mask(load(left), load(right))
-        }
-    }
-
-    /// The first byte that starts a character, as a signed number: bytes from 0x80 to 0xbf are below it.
-    const FIRST_LEAD: i8 = 0xc0_u8 as i8;
-
-    /// Needs AVX2.
-    pub(crate) struct Avx2;
-
-    impl Classify for Avx2 {
-        #[inline]
-        #[target_feature(enable = "avx2")]
-        unsafe fn classify(bytes: &[u8; WIDTH]) -> Ascii {
-            // SAFETY: both halves are 32 bytes that are there.
-            let load = |start| unsafe { _mm256_loadu_si256(bytes.as_ptr().add(start).cast()) };
-            let (low, high) = (load(0), load(32));
-            let mask = |low, high| {
-                let [low, high] = [low, high].map(|half| u64::from(_mm256_movemask_epi8(half) as u32));
-                low | high << 32
-            };
-            let byte = |byte: u8| _mm256_set1_epi8(byte as i8);
-            let equal = |to| mask(_mm256_cmpeq_epi8(low, byte(to)), _mm256_cmpeq_epi8(high, byte(to)));
-            // Bytes from `first` to `last`, as distances from `first` that are at most the range's.
-            let range = |first: u8, last: u8| {
-                let in_range = |half| {
-                    let distance = _mm256_sub_epi8(half, byte(first));
-                    _mm256_cmpeq_epi8(_mm256_min_epu8(distance, byte(last - first)), distance)
-                };
-                mask(in_range(low), in_range(high))
-            };
-            let first_lead = _mm256_set1_epi8(FIRST_LEAD);
-            let blank = equal(b' ');
-            Ascii {
-                upper: range(b'A', b'Z'),
-                lower: range(b'a', b'z'),
-                number: range(b'0', b'9'),
-                space: range(0x09, 0x0d) | blank,
-                newline: equal(b'\n') | equal(b'\r'),
-                blank,
-                apostrophe: equal(b'\''),
-                slash: equal(b'/'),
-                wide: mask(low, high),
-                tail: mask(_mm256_cmpgt_epi8(first_lead, low), _mm256_cmpgt_epi8(first_lead, high)),
-            }
-        }
-
-        #[inline]
-        #[target_feature(enable = "avx2")]
-        unsafe fn equal(left: &[u8; WIDTH], right: &[u8; WIDTH]) -> u64 {
-            let half = |start: usize| {
-                // SAFETY: both loads are of 32 bytes that are there.
-                let load =
-                    |bytes: &[u8; WIDTH]| unsafe { _mm256_loadu_si256(bytes.as_ptr().add(start).cast()) };
-                u64::from(_mm256_movemask_epi8(_mm256_cmpeq_epi8(load(left), load(right))) as u32)
-            };
-            half(0) | half(32) << 32
-        }
-    }
-}
+mod x86;
 
 #[cfg(test)]
 mod tests {
@@ -343,6 +232,19 @@ mod tests {
         [upper, lower, number, space, newline, blank, apostrophe, slash, wide, tail]
     }
 
+    fn looked_up<C: Classify>(
+        bytes: &[u8; WIDTH],
+        table: &[u8; WIDTH],
+        at: u64,
+        bits: u8,
+    ) -> ([u8; WIDTH], u64) {
+        let mut into = *bytes;
+        // SAFETY: the test detects what `C` needs.
+        unsafe { C::look_up(bytes, table, at, &mut into) };
+        // SAFETY: the same.
+        (into, unsafe { C::having(bytes, bits) })
+    }
+
     proptest! {
         #[test]
         fn all_ways_find_equal_bytes(left in proptest::array::uniform32(0..4u8), right in proptest::array::uniform32(0..4u8)) {
@@ -359,6 +261,31 @@ mod tests {
                 if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bw") {
                     // SAFETY: just detected.
                     prop_assert_eq!(unsafe { Avx512::equal(&left, &right) }, expected);
+                }
+            }
+        }
+
+        #[test]
+        fn all_ways_look_up_the_same(
+            bytes in proptest::array::uniform32(any::<[u8; 2]>()),
+            table in proptest::array::uniform32(any::<[u8; 2]>()),
+            (at, bits) in any::<(u64, u8)>(),
+        ) {
+            let [bytes, table]: [[u8; WIDTH]; 2] =
+                [bytes, table].map(|pairs| std::array::from_fn(|i| pairs[i / 2][i % 2]));
+            let expected = std::array::from_fn(|i| {
+                if at >> i & 1 == 1 { table[usize::from(bytes[i] & 63)] } else { bytes[i] }
+            });
+            let having: u64 = (0..WIDTH).map(|i| u64::from(bytes[i] & bits != 0) << i).sum();
+            let expected = (expected, having);
+            prop_assert_eq!(looked_up::<Portable>(&bytes, &table, at, bits), expected);
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx2") {
+                    prop_assert_eq!(looked_up::<Avx2>(&bytes, &table, at, bits), expected);
+                }
+                if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bw") {
+                    prop_assert_eq!(looked_up::<Avx512>(&bytes, &table, at, bits), expected);
                 }
             }
         }

@@ -7,8 +7,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use rayon::prelude::*;
 use tempa_core::Error;
-use tempa_core::quality::{Bound as Side, RULES, Thresholds, measure, verdict};
-use tempa_core::text::normalize;
+use tempa_core::quality::{Bound as Side, Judge, RULES, Thresholds, Verdict};
 
 use crate::border::Offload;
 
@@ -22,7 +21,7 @@ pub(crate) fn quality_rules() -> Vec<(&'static str, &'static str, f64)> {
 /// measure_text(text) -> what each rule measures on a text, in the order of quality_rules().
 #[pyfunction]
 pub(crate) fn measure_text(py: Python<'_>, text: PyBackedStr) -> PyResult<Vec<f64>> {
-    py.offload(|| Ok(measure(&text).to_vec()))
+    py.offload(|| Ok(Judge::default().measure(&text).to_vec()))
 }
 
 type Cleaned<'py> = (Vec<Option<String>>, Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<f64>>);
@@ -38,19 +37,15 @@ pub(crate) fn clean_texts(
         let thresholds: Thresholds = thresholds.try_into().map_err(|given: Vec<_>| {
             Error::value(format!("{} thresholds for {} rules", given.len(), RULES.len()))
         })?;
-        Ok(texts.par_iter().map(|text| clean(text, &thresholds)).unzip())
+        Ok(texts.par_iter().map_init(Judge::default, |judge, text| clean(judge, text, &thresholds)).unzip())
     })?;
     Ok((cleaned, rules.into_pyarray(py), values.into_pyarray(py)))
 }
 
-fn clean(text: &str, thresholds: &Thresholds) -> (Option<String>, (i32, f64)) {
-    let normal = normalize(text);
-    let verdict = match verdict(&normal, thresholds) {
-        Some(rejection) => (rejection.rule as i32, rejection.value),
-        None => (-1, 0.0),
-    };
-    match normal {
-        Cow::Owned(normal) => (Some(normal), verdict),
-        Cow::Borrowed(_) => (None, verdict),
-    }
+fn clean(judge: &mut Judge, text: &str, thresholds: &Thresholds) -> (Option<String>, (i32, f64)) {
+    let Verdict { text: normal, rejection } = judge.judge(text, thresholds);
+    let verdict = rejection.map_or((-1, 0.0), |rejection| (rejection.rule as i32, rejection.value));
+    // A part of a text that is as long is all of it.
+    let is_same = matches!(normal, Cow::Borrowed(normal) if normal.len() == text.len());
+    ((!is_same).then(|| normal.into_owned()), verdict)
 }

@@ -1,13 +1,11 @@
 //! What the lines and paragraphs of a text are like, and which of them repeat.
 
-use xxhash_rust::xxh3::xxh3_64;
-
+use super::counts::Until;
 use super::share;
-use crate::text::{is_unspaced, mix, split_lines, traits};
-use crate::unique::drop_unique;
+use crate::text::{KEYS, is_unspaced, mix};
 
 /// A line of fewer characters is short (`FineWeb`).
-const SHORT_LINE: usize = 30;
+const SHORT_LINE: u64 = 30;
 /// Odd, so that no line is lost when the next one joins its paragraph.
 const MULTIPLIER: u64 = 0x9fb2_1c65_1e98_df25;
 
@@ -36,42 +34,110 @@ pub(super) struct Repeats {
 }
 
 impl Lines {
-    pub(super) fn of(text: &str) -> Self {
+    /// Looks at the lines of a text, which end there.
+    pub(super) fn of(text: &str, ends: &[Until], seen: &mut [Seen; 2]) -> Self {
         let mut found = Self::default();
-        let (mut lines, mut paragraphs) = (Vec::new(), Vec::new());
-        let mut paragraph = (0, 0);
-        for line in split_lines(text).map(str::trim) {
-            let (Some(first), Some(last)) = (line.chars().next(), line.chars().next_back()) else {
-                paragraphs.extend((paragraph != (0, 0)).then_some(paragraph));
-                paragraph = (0, 0);
+        let [lines, paragraphs] = seen;
+        lines.clear(ends.len());
+        paragraphs.clear(ends.len());
+        let (mut start, mut before, mut paragraph) = (0, Until::default(), (0, 0));
+        for until in ends {
+            let line = &text[start..until.end];
+            let trimmed = line.trim_matches([' ', '\t']);
+            let len = until.chars - before.chars - (line.len() - trimmed.len()) as u64;
+            let line = Line {
+                text: trimmed,
+                runs: until.runs - before.runs,
+                letters: until.letters - before.letters,
+                capitals: until.capitals - before.capitals,
+            };
+            start = until.end + 1;
+            before = Until { chars: until.chars + 1, ..*until };
+            let (Some(first), Some(last)) = (trimmed.chars().next(), trimmed.chars().next_back()) else {
+                paragraphs.end(&mut paragraph);
                 continue;
             };
-            let len = line.chars().count();
-            let hash = xxh3_64(line.as_bytes());
-            lines.push((hash, len as u64));
-            paragraph = (mix(paragraph.0, MULTIPLIER) ^ hash, paragraph.1 + len as u64);
+            let hash = hash(trimmed.as_bytes());
+            lines.add(hash, len);
+            paragraph = (mix(paragraph.0, MULTIPLIER) ^ hash, paragraph.1 + len);
+            found.total += 1;
             found.bullet += u64::from(is_bullet(first));
-            found.ellipsis += u64::from(line.ends_with("...") || last == '…');
+            found.ellipsis += u64::from(last == '…' || last == '.' && trimmed.ends_with("..."));
             found.ended += u64::from(is_sentence_end(last));
             found.short += u64::from(len < SHORT_LINE);
-            found.noise_words += if is_noise(line) { num_words(line) } else { 0 };
+            found.noise_words += if line.is_noise() { num_words(trimmed) } else { 0 };
         }
-        paragraphs.extend((paragraph != (0, 0)).then_some(paragraph));
-        found.total = lines.len() as u64;
-        found.line_repeats = repeats(lines);
-        found.paragraph_repeats = repeats(paragraphs);
+        paragraphs.end(&mut paragraph);
+        (found.line_repeats, found.paragraph_repeats) = (lines.repeats(), paragraphs.repeats());
         found
     }
 }
 
-/// Repetition among pieces, each a hash and its number of characters.
-fn repeats(mut pieces: Vec<(u64, u64)>) -> Repeats {
-    let chars = |pieces: &[(u64, u64)]| pieces.iter().map(|(_, len)| len).sum::<u64>();
-    let (num_pieces, num_chars) = (pieces.len() as u64, chars(&pieces));
-    drop_unique(&mut pieces);
-    pieces.sort_unstable();
-    let again: Vec<_> = pieces.chunk_by(|a, b| a.0 == b.0).flat_map(|equal| &equal[1..]).copied().collect();
-    Repeats { pieces: share(again.len() as u64, num_pieces), chars: share(chars(&again), num_chars) }
+/// The hashes of pieces, each in the first free slot from the one that it names, and how much of them came before.
+#[derive(Default)]
+pub(super) struct Seen {
+    slots: Vec<u64>,
+    /// Pieces and characters: all, and those that came before.
+    all: [u64; 2],
+    again: [u64; 2],
+}
+
+impl Seen {
+    /// Makes room for so many pieces.
+    fn clear(&mut self, num_pieces: usize) {
+        self.slots.clear();
+        self.slots.resize((2 * num_pieces).next_power_of_two(), 0);
+        (self.all, self.again) = ([0; 2], [0; 2]);
+    }
+
+    /// Adds a piece of so many characters.
+    fn add(&mut self, hash: u64, chars: u64) {
+        // Zero marks free slots.
+        let hash = hash.max(1);
+        let mut slot = hash as usize;
+        let is_again = loop {
+            slot &= self.slots.len() - 1;
+            match self.slots[slot] {
+                0 => break false,
+                other if other == hash => break true,
+                _ => slot += 1,
+            }
+        };
+        self.slots[slot] = hash;
+        self.all = [self.all[0] + 1, self.all[1] + chars];
+        if is_again {
+            self.again = [self.again[0] + 1, self.again[1] + chars];
+        }
+    }
+
+    /// Adds the paragraph that ends here, if there is one.
+    fn end(&mut self, paragraph: &mut (u64, u64)) {
+        let (hash, chars) = std::mem::take(paragraph);
+        if chars > 0 {
+            self.add(hash, chars);
+        }
+    }
+
+    fn repeats(&self) -> Repeats {
+        Repeats { pieces: share(self.again[0], self.all[0]), chars: share(self.again[1], self.all[1]) }
+    }
+}
+
+/// Names a line.
+fn hash(line: &[u8]) -> u64 {
+    let step = |hash, chunk: &[u8; 16]| {
+        let [low, high] =
+            [0, 8].map(|at| chunk[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word)));
+        mix(low ^ KEYS[0], high ^ hash)
+    };
+    let hash = line.as_chunks().0.iter().fold(KEYS[1] ^ line.len() as u64, step);
+    // What is left, with some of what came before if there is some: the length tells how much.
+    let mut padded = [0; 16];
+    let rest = line.last_chunk().unwrap_or_else(|| {
+        padded[..line.len()].copy_from_slice(line);
+        &padded
+    });
+    step(hash, rest)
 }
 
 fn is_bullet(char: char) -> bool {
@@ -84,40 +150,30 @@ fn is_sentence_end(char: char) -> bool {
         || matches!(char, '。' | '！' | '？' | '」' | '』' | '؟' | '۔' | '।' | '॥' | '။' | '។')
 }
 
-/// Whether a line has one word, or more capitals than other letters, or digits but no letter, or is a counter: a
-/// number and a word, as in "3 likes".
-fn is_noise(line: &str) -> bool {
-    let (letters, capitals) = letters_and_capitals(line);
-    if 2 * capitals > letters || letters == 0 && line.contains(|char: char| char.is_numeric()) {
-        return true;
-    }
-    // Few bytes are looked at in most lines: two spaces come soon.
-    let mut words = line.split_ascii_whitespace();
-    let Some(first) = words.next() else { return false };
-    let has_two = words.next().is_some();
-    if words.next().is_some() {
-        return false;
-    }
-    let is_counter = has_two && first.starts_with(|char: char| char.is_numeric());
-    is_counter && num_words(line) == 2 || num_words(line) == 1
+/// A line without the white space around it, and what is in it.
+struct Line<'t> {
+    text: &'t str,
+    /// Runs of characters between spaces.
+    runs: u64,
+    letters: u64,
+    /// Letters that have a lower case.
+    capitals: u64,
 }
 
-/// Letters of a line, and those of them that have a lower case.
-fn letters_and_capitals(line: &str) -> (u64, u64) {
-    // Counts in one byte each, so that many are added at once.
-    let count = |is: fn(&u8) -> bool| {
-        let parts = line.as_bytes().chunks(usize::from(u8::MAX));
-        parts.map(|part| u64::from(part.iter().map(|byte| u8::from(is(byte))).sum::<u8>())).sum::<u64>()
-    };
-    let (mut letters, mut capitals) = (count(u8::is_ascii_alphabetic), count(u8::is_ascii_uppercase));
-    if !line.is_ascii() {
-        let table = traits::table();
-        for traits in line.chars().filter(|char| !char.is_ascii()).map(|char| table.get(char as u32)) {
-            letters += u64::from(traits & traits::LETTER != 0);
-            capitals += u64::from(traits & traits::LETTER != 0 && traits & traits::UPPER != 0);
+impl Line<'_> {
+    /// Whether a line has one word, or more capitals than other letters, or digits but no letter, or is a counter: a
+    /// number and a word, as in "3 likes".
+    fn is_noise(&self) -> bool {
+        let is_number = |char: char| char.is_numeric();
+        if 2 * self.capitals > self.letters || self.letters == 0 && self.text.contains(is_number) {
+            return true;
+        }
+        match self.runs {
+            1 => num_words(self.text) == 1,
+            2 => self.text.starts_with(is_number) && num_words(self.text) == 2,
+            _ => false,
         }
     }
-    (letters, capitals)
 }
 
 /// Words: runs of characters between spaces; in scripts without spaces, characters.
@@ -138,6 +194,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::counts::Counts;
     use super::*;
 
     /// Repetition as it is defined, on strings.
@@ -151,6 +208,16 @@ mod tests {
         }
     }
 
+    fn lines_of(text: &str) -> Lines {
+        let mut ends = Vec::new();
+        Counts::of(text, 0, &mut ends);
+        Lines::of(text, &ends, &mut Default::default())
+    }
+
+    fn is_noise(line: &str) -> bool {
+        lines_of(line).noise_words > 0
+    }
+
     proptest! {
         #[test]
         fn pieces_repeat_as_defined(text in "(ab|c|é漢|\n|\n\n| \n|  )*") {
@@ -158,7 +225,7 @@ mod tests {
             let paragraphs: Vec<Vec<&str>> =
                 lines.split(|line| line.is_empty()).filter(|lines| !lines.is_empty()).map(<[&str]>::to_vec).collect();
             let lines: Vec<Vec<&str>> = paragraphs.concat().into_iter().map(|line| vec![line]).collect();
-            let found = Lines::of(&text);
+            let found = lines_of(&text);
             prop_assert_eq!(found.line_repeats, by_definition(&lines));
             prop_assert_eq!(found.paragraph_repeats, by_definition(&paragraphs));
             prop_assert_eq!(found.total, lines.len() as u64);
@@ -168,7 +235,7 @@ mod tests {
     #[test]
     fn lines_are_told_apart() {
         let found =
-            Lines::of("- The cat…\n\n  ends here. \nand a line of thirty characters\n漢字です。\nmore...");
+            lines_of("- The cat…\n\n  ends here. \nand a line of thirty characters\n漢字です。\nmore...");
         let expected =
             Lines { total: 5, bullet: 1, ellipsis: 2, ended: 4, short: 4, noise_words: 1, ..found };
         assert_eq!(found, expected);

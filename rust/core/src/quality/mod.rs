@@ -4,12 +4,17 @@
 //! space, the tab and the line feed.
 
 mod counts;
+mod judge;
+mod letters;
 mod lines;
 mod ngrams;
+mod page;
 mod rules;
 mod runs;
+mod stop_words;
 
-pub use rules::{Bound, RULES, Rejection, Rule, Thresholds, measure, verdict};
+pub use judge::{Judge, Verdict};
+pub use rules::{Bound, RULES, Rejection, Rule, Thresholds};
 
 /// A part of a whole, in 0..=1.
 fn share(part: u64, whole: u64) -> f64 {

@@ -1,61 +1,231 @@
 //! Word n-grams that occur more than once in a text.
+//!
+//! [`Ngrams::bounds`] says in one pass over the words what the measures are at most, which is little in ordinary text;
+//! [`Ngrams::top`] and [`Ngrams::duplicate`] are exact.
 
 use super::share;
-use crate::text::{for_each_word, mix};
-use crate::unique::drop_unique;
+use crate::text::{Word, for_each_word};
 
 /// Shortest and longest n-gram whose most frequent instance is measured.
 pub(super) const TOP: [usize; 2] = [2, 4];
 /// Shortest and longest n-gram whose repeated instances are measured.
 pub(super) const DUPLICATE: [usize; 2] = [5, 10];
-/// Odd, so that no word is lost when the next one joins its n-gram.
-const MULTIPLIER: u64 = 0x9fb2_1c65_1e98_df25;
+/// For each n of [`TOP`], the share of word characters in all instances of the most frequent n-gram, in 0..=1.
+pub(super) type Top = [f64; TOP[1] - TOP[0] + 1];
+/// For each n of [`DUPLICATE`], the share of word characters in any n-gram that occurred before.
+pub(super) type Duplicate = [f64; DUPLICATE[1] - DUPLICATE[0] + 1];
 
-/// For each n, the share of word characters in n-grams that repeat, in 0..=1.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct NgramRepeats {
-    /// In all instances of the most frequent n-gram, for each n of [`TOP`].
-    pub(super) top: [f64; TOP[1] - TOP[0] + 1],
-    /// In any n-gram that occurred before, for each n of [`DUPLICATE`].
-    pub(super) duplicate: [f64; DUPLICATE[1] - DUPLICATE[0] + 1],
+/// What no measure exceeds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Bounds {
+    /// For each n of [`TOP`].
+    pub(super) top: Top,
+    /// For any n of [`DUPLICATE`].
+    pub(super) duplicate: f64,
 }
 
-/// Repetition among the word n-grams of a text.
-///
-/// An n-gram can only repeat where the n-1 words it begins with repeat, so each n looks at the places left by
-/// the one before, which in ordinary text are few.
-pub(super) fn ngram_repeats(text: &str) -> NgramRepeats {
-    let (mut hashes, mut ends) = (Vec::new(), vec![0u64]);
-    for_each_word(text, |word| {
-        hashes.push(word.hash);
-        ends.push(ends[ends.len() - 1] + u64::from(word.num_chars));
-    });
-    let total = ends[ends.len() - 1];
-    let mut repeats = NgramRepeats::default();
-    let mut groups = Groups::default();
-    // The hash of the n-gram at each place where one could repeat, in order.
-    let mut grams: Vec<(u64, u32)> = hashes.iter().enumerate().map(|(at, &hash)| (hash, at as u32)).collect();
-    for n in 2..=DUPLICATE[1] {
-        grams.retain_mut(|(gram, at)| {
-            let next = hashes.get(*at as usize + n - 1);
-            next.inspect(|&&next| *gram = mix(*gram, MULTIPLIER) ^ next).is_some()
+/// Odd, so that no word is lost when the next one joins its n-gram.
+const MULTIPLIER: u64 = 0x9fb2_1c65_1e98_df25;
+/// Most slots for pairs of words: as many as the nearest cache holds.
+const MAX_SLOTS: usize = 1 << 12;
+/// Bits for each n-gram where new ones are to be told from repeated ones, so that few are taken for what they are not.
+const BITS: usize = 64;
+
+/// An n-gram: its hash, and where its first word is.
+type Gram = (u64, u32);
+
+/// The words of a text, and tables that are kept between texts.
+#[derive(Default)]
+pub(super) struct Ngrams {
+    words: Vec<Word>,
+    chars: u64,
+    pairs: Vec<u64>,
+    fives: Filter,
+    filter: Filter,
+    grams: Vec<Gram>,
+    groups: Groups,
+}
+
+impl Ngrams {
+    /// Reads the words of a text.
+    pub(super) fn read(&mut self, text: &str) {
+        self.words.clear();
+        for_each_word(text, |word| self.words.push(word));
+        self.chars = chars(&self.words);
+    }
+
+    /// What the measures are at most.
+    pub(super) fn bounds(&mut self) -> Bounds {
+        let pair = share(self.most_in_a_slot(), self.chars);
+        // Three or four words are two pairs, in which each word of theirs is.
+        Bounds { top: [pair, 2.0 * pair, 2.0 * pair], duplicate: self.filter_fives() }
+    }
+
+    /// Counts the characters of all pairs of words by their hash, in few slots; the greatest count.
+    fn most_in_a_slot(&mut self) -> u64 {
+        let slots = (4 * self.words.len()).next_power_of_two().clamp(64, MAX_SLOTS);
+        let shift = u64::BITS - slots.ilog2();
+        self.pairs.clear();
+        self.pairs.resize(slots, 0);
+        let mut most = 0;
+        for pair in self.words.windows(2) {
+            let slot = &mut self.pairs[(join(pair[0].hash, pair[1].hash) >> shift) as usize];
+            *slot += u64::from(pair[0].num_chars) + u64::from(pair[1].num_chars);
+            most = most.max(*slot);
+        }
+        most
+    }
+
+    /// Puts all n-grams of five words into the filter; at most this share of the characters is in repeated ones.
+    ///
+    /// Where a longer n-gram is repeated, so are the five words at each of its places.
+    fn filter_fives(&mut self) -> f64 {
+        const N: usize = DUPLICATE[0];
+        self.fives.clear(BITS * self.words.len());
+        let (mut covered, mut end) = (0, 0);
+        for (hash, at) in fives(&self.words) {
+            if self.fives.insert(hash) {
+                let at = at as usize;
+                covered += chars(&self.words[at.max(end)..at + N]);
+                end = at + N;
+            }
+        }
+        share(covered, self.chars)
+    }
+
+    /// The measures of the most frequent n-grams.
+    pub(super) fn top(&mut self) -> Top {
+        let mut top = Top::default();
+        self.grams.clear();
+        self.grams.extend(self.words.iter().enumerate().map(|(at, word)| (word.hash, at as u32)));
+        for (n, top) in (TOP[0]..).zip(&mut top) {
+            self.lengthen(n);
+            self.filter.keep_repeated(&mut self.grams);
+            self.group(n);
+            *top = share(self.groups.most_chars(), self.chars);
+        }
+        top
+    }
+
+    /// The measures of repeated n-grams; [`Ngrams::bounds`] has been called before.
+    pub(super) fn duplicate(&mut self) -> Duplicate {
+        let mut duplicate = Duplicate::default();
+        self.grams.clear();
+        self.grams.extend(fives(&self.words).filter(|&(hash, _)| self.fives.is_repeated(hash)));
+        for (n, duplicate) in (DUPLICATE[0]..).zip(&mut duplicate) {
+            if n > DUPLICATE[0] {
+                self.lengthen(n);
+                self.filter.keep_repeated(&mut self.grams);
+            }
+            self.group(n);
+            let (mut covered, mut end) = (0, 0);
+            for &(gram, at) in &self.grams {
+                if self.groups.of(gram).first != at {
+                    let at = at as usize;
+                    covered += chars(&self.words[at.max(end)..at + n]);
+                    end = at + n;
+                }
+            }
+            *duplicate = share(covered, self.chars);
+        }
+        duplicate
+    }
+
+    /// Makes n-grams of those of n - 1 words.
+    fn lengthen(&mut self, n: usize) {
+        self.grams.retain_mut(|(gram, at)| {
+            let next = self.words.get(*at as usize + n - 1);
+            next.inspect(|next| *gram = join(*gram, next.hash)).is_some()
         });
-        drop_unique(&mut grams);
-        groups.fill(&grams);
-        grams.retain(|&(gram, _)| groups.of(gram).count > 1);
-        if (TOP[0]..=TOP[1]).contains(&n) {
-            repeats.top[n - TOP[0]] = share(groups.top_chars(&ends, n), total);
-        }
-        if n >= DUPLICATE[0] {
-            let again = grams.iter().filter(|&&(gram, at)| groups.of(gram).first != at);
-            let places = again.map(|&(_, at)| at as usize);
-            repeats.duplicate[n - DUPLICATE[0]] = share(covered_chars(places, &ends, n), total);
-        }
-        if grams.is_empty() {
-            break;
+    }
+
+    /// Groups the n-grams that are left, and drops those that occur once.
+    ///
+    /// An n-gram can only repeat where the n - 1 words it begins with repeat, so what is left is enough for the next n.
+    fn group(&mut self, n: usize) {
+        self.groups.fill(&self.grams, n, &self.words);
+        self.grams.retain(|&(gram, _)| self.groups.of(gram).count > 1);
+    }
+}
+
+/// Characters of words.
+fn chars(words: &[Word]) -> u64 {
+    words.iter().map(|word| u64::from(word.num_chars)).sum()
+}
+
+/// The hash of an n-gram and the next word. The hashes of words are random in all bits, so these are as well.
+#[inline(always)]
+fn join(gram: u64, word: u64) -> u64 {
+    gram.wrapping_mul(MULTIPLIER).wrapping_add(word)
+}
+
+/// The n-grams of five words, each from the one before.
+#[inline(always)]
+fn fives(words: &[Word]) -> impl Iterator<Item = Gram> {
+    const N: usize = DUPLICATE[0];
+    let first = words.iter().take(N - 1).fold(0, |gram, word| join(gram, word.hash));
+    let weight = MULTIPLIER.wrapping_pow(N as u32 - 1);
+    let mut gram = first;
+    words.windows(N).zip(0..).map(move |(five, at)| {
+        let hash = join(gram, five[N - 1].hash);
+        gram = hash.wrapping_sub(five[0].hash.wrapping_mul(weight));
+        (hash, at)
+    })
+}
+
+/// Tells hashes that were there before from new ones, but for a few new ones.
+#[derive(Default)]
+struct Filter {
+    once: Vec<u64>,
+    twice: Vec<u64>,
+    shift: u32,
+}
+
+impl Filter {
+    /// Makes room for at least so many bits.
+    fn clear(&mut self, bits: usize) {
+        let bits = bits.next_power_of_two().max(64);
+        self.shift = u64::BITS - bits.ilog2();
+        for table in [&mut self.once, &mut self.twice] {
+            table.clear();
+            table.resize(bits / 64, 0);
         }
     }
-    repeats
+
+    /// The word and the bit of a hash.
+    #[inline(always)]
+    fn place(&self, hash: u64) -> (usize, u64) {
+        let place = hash >> self.shift;
+        ((place / 64) as usize, 1 << (place % 64))
+    }
+
+    /// Whether such a hash was inserted before.
+    #[inline(always)]
+    fn insert(&mut self, hash: u64) -> bool {
+        let (word, bit) = self.place(hash);
+        let is_again = self.once[word] & bit != 0;
+        self.once[word] |= bit;
+        if is_again {
+            self.twice[word] |= bit;
+        }
+        is_again
+    }
+
+    /// Whether such a hash was inserted twice.
+    #[inline(always)]
+    fn is_repeated(&self, hash: u64) -> bool {
+        let (word, bit) = self.place(hash);
+        self.twice[word] & bit != 0
+    }
+
+    /// Drops most n-grams that occur once.
+    fn keep_repeated(&mut self, grams: &mut Vec<Gram>) {
+        self.clear(BITS / 4 * grams.len());
+        for &(hash, _) in &*grams {
+            self.insert(hash);
+        }
+        grams.retain(|&(hash, _)| self.is_repeated(hash));
+    }
 }
 
 /// The instances of one n-gram.
@@ -66,6 +236,8 @@ struct Group {
     first: u32,
     /// Instances; 0 where the table has no n-gram.
     count: u32,
+    /// Characters of the words in all instances.
+    chars: u64,
 }
 
 /// A table of n-grams: each in the first free slot from the one that its hash names.
@@ -75,17 +247,18 @@ struct Groups {
 }
 
 impl Groups {
-    /// Groups n-grams that are given with their places in order.
-    fn fill(&mut self, grams: &[(u64, u32)]) {
+    /// Groups n-grams of `n` words that are given with their places in order.
+    fn fill(&mut self, grams: &[Gram], n: usize, words: &[Word]) {
         self.slots.clear();
         self.slots.resize((grams.len() * 2).next_power_of_two(), Group::default());
         for &(gram, at) in grams {
             let slot = self.slot(gram);
             let group = &mut self.slots[slot];
             if group.count == 0 {
-                *group = Group { gram, first: at, count: 0 };
+                *group = Group { gram, first: at, ..Group::default() };
             }
             group.count += 1;
+            group.chars += chars(&words[at as usize..at as usize + n]);
         }
     }
 
@@ -107,22 +280,10 @@ impl Groups {
     }
 
     /// Characters in the instances of the n-gram that occurs most often, the longest of them if several do.
-    fn top_chars(&self, ends: &[u64], n: usize) -> u64 {
-        let chars = |group: &Group| ends[group.first as usize + n] - ends[group.first as usize];
+    fn most_chars(&self) -> u64 {
         let repeated = self.slots.iter().filter(|group| group.count > 1);
-        let best = repeated.map(|group| (u64::from(group.count), chars(group))).max();
-        best.map_or(0, |(count, chars)| count * chars)
+        repeated.map(|group| (group.count, group.chars)).max().map_or(0, |(_, chars)| chars)
     }
-}
-
-/// Characters of the words in the n-grams at these places, which are in order.
-fn covered_chars(places: impl Iterator<Item = usize>, ends: &[u64], n: usize) -> u64 {
-    let (mut chars, mut covered) = (0, 0);
-    for at in places {
-        chars += ends[at + n] - ends[at.max(covered)];
-        covered = at + n;
-    }
-    chars
 }
 
 #[cfg(test)]
@@ -135,11 +296,11 @@ mod tests {
     use crate::text::spell_words;
 
     /// The definitions, word for word, on strings.
-    fn reference(text: &str) -> NgramRepeats {
+    fn reference(text: &str) -> (Top, Duplicate) {
         let words = spell_words(text);
         let lens: Vec<usize> = words.iter().map(|word| word.chars().count()).collect();
         let total = lens.iter().sum::<usize>().max(1) as f64;
-        let mut repeats = NgramRepeats::default();
+        let (mut top, mut duplicate) = (Top::default(), Duplicate::default());
         for n in 2..=10 {
             let grams: Vec<&[String]> = words.windows(n).collect();
             let mut counts: HashMap<&[String], usize> = HashMap::new();
@@ -148,10 +309,10 @@ mod tests {
             }
             if n <= 4 {
                 let chars = |gram: &[String]| gram.iter().map(|word| word.chars().count()).sum::<usize>();
-                let top =
+                let most =
                     counts.iter().filter(|(_, count)| **count > 1).map(|(gram, &count)| (count, chars(gram)));
-                repeats.top[n - 2] =
-                    top.max().map_or(0.0, |(count, chars)| ((count * chars) as f64 / total).min(1.0));
+                top[n - 2] =
+                    most.max().map_or(0.0, |(count, chars)| ((count * chars) as f64 / total).min(1.0));
             } else {
                 let (mut seen, mut covered) = (HashSet::new(), HashSet::new());
                 for (at, gram) in grams.iter().enumerate() {
@@ -159,24 +320,33 @@ mod tests {
                         covered.extend(at..at + n);
                     }
                 }
-                repeats.duplicate[n - 5] =
-                    covered.into_iter().map(|at| lens[at]).sum::<usize>() as f64 / total;
+                duplicate[n - 5] = covered.into_iter().map(|at| lens[at]).sum::<usize>() as f64 / total;
             }
         }
-        repeats
+        (top, duplicate)
+    }
+
+    /// The measures, which no bound is below.
+    fn measured(ngrams: &mut Ngrams, text: &str) -> (Top, Duplicate) {
+        ngrams.read(text);
+        let bounds = ngrams.bounds();
+        let (top, duplicate) = (ngrams.top(), ngrams.duplicate());
+        assert!(top.iter().zip(bounds.top).all(|(&measure, bound)| measure <= bound));
+        assert!(duplicate.iter().all(|&measure| measure <= bounds.duplicate));
+        (top, duplicate)
     }
 
     proptest! {
         #[test]
         fn ngrams_are_measured_as_defined(words in prop::collection::vec("[ab]|dog|漢", 0..80)) {
             let text = words.join(" ");
-            prop_assert_eq!(ngram_repeats(&text), reference(&text));
+            prop_assert_eq!(measured(&mut Ngrams::default(), &text), reference(&text));
         }
 
         #[test]
         fn long_repeats_are_measured_as_defined(block in "[a-z]{1,3}( [a-z]{1,3}){3,14}", times in 1usize..4) {
             let text = vec![block; times].join(" . ");
-            prop_assert_eq!(ngram_repeats(&text), reference(&text));
+            prop_assert_eq!(measured(&mut Ngrams::default(), &text), reference(&text));
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`count`] is the definition. [`Links`] looks at 64 bytes at once and counts where that may be more than nothing.
 
-use crate::masks::WIDTH;
+use crate::masks::{WIDTH, below};
+use crate::text::traits::lower;
 
 /// Equal characters in a row that count as repeated.
 const MIN_RUN: u64 = 10;
@@ -21,13 +22,7 @@ pub(super) fn count(text: &str) -> u64 {
     repeated
 }
 
-/// A character in lower case; the first character where a few rare letters become several.
-#[inline]
-pub(super) fn lower(char: char) -> char {
-    char.to_lowercase().next().unwrap_or(char)
-}
-
-/// What [`Links`] is told about 64 bytes.
+/// What [`Links`] is told about a window.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Masks {
     /// Bytes that may belong to the same run as the byte before: spaces, what follows one, what is equal to it.
@@ -42,6 +37,7 @@ pub(super) struct Masks {
 /// goes over a break: a visible character that is not linked.
 #[derive(Default)]
 pub(super) struct Links {
+    /// The previous window, shifted so that its last byte is the highest bit.
     before: Masks,
     /// The last break, and the last before the previous window.
     last_break: usize,
@@ -54,9 +50,9 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Takes the masks of the 64 bytes at `pos`.
+    /// Takes the masks of the `len` bytes at `pos`, at most 64.
     #[inline(always)]
-    pub(super) fn add(&mut self, text: &str, pos: usize, now: Masks) {
+    pub(super) fn add(&mut self, text: &str, pos: usize, len: usize, now: Masks) {
         let breaks = now.visible & !now.linked & !now.tail;
         let (early, last) = (self.early_break, self.last_break);
         if breaks != 0 {
@@ -78,11 +74,14 @@ impl Links {
             let inside = fours | fours << 4 | nines << 8;
             let num_visible = (inside & join(self.before.visible, now.visible)).count_ones();
             // A run over more than two windows fills one.
-            if u64::from(num_visible) >= MIN_RUN - 1 || now.linked == u64::MAX {
+            if u64::from(num_visible) >= MIN_RUN - 1 || now.linked == below(len) {
                 self.pending = self.pending.or(Some(early.max(self.done)));
             }
         }
-        (self.early_break, self.before) = (last, now);
+        let shift = WIDTH - len;
+        let linked = now.linked << shift;
+        self.before = Masks { linked, visible: now.visible << shift, tail: now.tail << shift };
+        self.early_break = last;
     }
 
     /// Characters in long runs.

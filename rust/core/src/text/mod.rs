@@ -3,12 +3,12 @@
 mod fold;
 mod kinds;
 mod normalize;
-mod table;
+mod survey;
+pub(crate) mod table;
 pub(crate) mod traits;
 mod words;
 
 pub use fold::fold;
 pub use normalize::normalize;
-pub(crate) use normalize::split_lines;
-pub(crate) use words::mix;
+pub(crate) use words::{KEYS, mix};
 pub use words::{Word, for_each_run, for_each_word, is_unspaced, spell_word, spell_words, word_ranges};

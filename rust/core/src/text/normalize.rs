@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-use super::traits;
+use super::survey::{Spelling, survey};
 
 /// Blank lines that are kept in a row: more are a paragraph break too.
 const MAX_NEWLINES: usize = 2;
@@ -16,16 +16,28 @@ const MAX_NEWLINES: usize = 2;
 ///   go, blank lines at both ends of the text go, and more than one blank line in a row becomes one.
 /// - Control characters, soft hyphens, byte order marks and marks that override the writing direction go.
 /// - Letters and their accents are composed (NFC).
+///
+/// A text that is clean but for the blank lines around it is a part of the given one.
 pub fn normalize(text: &str) -> Cow<'_, str> {
-    let (clean, is_settled) = clean_spaces(text);
-    if is_settled || clean.is_ascii() || is_nfc(&clean) {
-        return if clean == text { Cow::Borrowed(text) } else { Cow::Owned(clean) };
+    let inner = trim_blank(text);
+    match survey(inner) {
+        Spelling::Normal => Cow::Borrowed(inner),
+        Spelling::Spaces => Cow::Owned(clean_spaces(inner)),
+        Spelling::Chars => Cow::Owned(clean_chars(text)),
     }
-    Cow::Owned(clean.nfc().collect())
+}
+
+/// The text without blank lines around it and spaces at its end.
+fn trim_blank(text: &str) -> &str {
+    let blank = [' ', '\t', '\n'];
+    let text = text.trim_end_matches(blank);
+    let indent = text.len() - text.trim_start_matches(blank).len();
+    let start = memchr::memrchr(b'\n', &text.as_bytes()[..indent]).map_or(0, |last| last + 1);
+    &text[start..]
 }
 
 /// The parts of a text between line feeds.
-pub(crate) fn split_lines(text: &str) -> impl Iterator<Item = &str> {
+fn split_lines(text: &str) -> impl Iterator<Item = &str> {
     let mut start = 0;
     let ends = memchr::memchr_iter(b'\n', text.as_bytes()).chain([text.len()]);
     ends.map(move |end| {
@@ -35,7 +47,7 @@ pub(crate) fn split_lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What [`clean_spaces`] does with a character.
+/// What [`clean_chars`] does with a character.
 enum Class {
     Keep,
     Space(char),
@@ -63,19 +75,31 @@ pub(super) fn is_kept(char: char) -> bool {
     matches!(class(char), Class::Keep)
 }
 
-/// The text with its spaces, line ends and controls in one spelling, and whether its composition needs no look.
-fn clean_spaces(text: &str) -> (String, bool) {
-    let mut is_all_settled = true;
-    let mut out = Writer { out: String::with_capacity(text.len()), newlines: 0, spaces: String::new() };
+/// The normal form of a text whose characters all stay.
+fn clean_spaces(text: &str) -> String {
+    let mut out = Writer::for_text(text);
     for (number, line) in split_lines(text).enumerate() {
         if number > 0 {
             out.newline();
         }
-        if is_settled(line) {
+        out.text(line.trim_end_matches([' ', '\t']));
+    }
+    out.out
+}
+
+/// The normal form of any text.
+fn clean_chars(text: &str) -> String {
+    let mut out = Writer::for_text(text);
+    for (number, line) in split_lines(text).enumerate() {
+        if number > 0 {
+            out.newline();
+        }
+        if survey(line) != Spelling::Chars {
             out.text(line.trim_end_matches([' ', '\t']));
             continue;
         }
-        is_all_settled = false;
+        // Line feeds compose with nothing, so each line can be composed alone.
+        let start = out.out.len();
         for (place, char) in line.strip_suffix('\r').unwrap_or(line).char_indices() {
             match class(char) {
                 Class::Keep => out.text(&line[place..place + char.len_utf8()]),
@@ -84,21 +108,13 @@ fn clean_spaces(text: &str) -> (String, bool) {
                 Class::Remove => {}
             }
         }
+        let written = &out.out[start..];
+        if !written.is_ascii() && !is_nfc(written) {
+            let composed: String = written.nfc().collect();
+            out.out.replace_range(start.., &composed);
+        }
     }
-    (out.out, is_all_settled)
-}
-
-/// Whether a line has only spaces, tabs and characters that are kept and already composed.
-fn is_settled(line: &str) -> bool {
-    let is_plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\t');
-    if line.bytes().fold(true, |all, byte| all & is_plain(byte)) {
-        return true;
-    }
-    let traits = traits::table();
-    line.chars().all(|char| match u8::try_from(char) {
-        Ok(byte) if byte.is_ascii() => is_plain(byte),
-        _ => traits.get(char as u32) & traits::UNSETTLED == 0,
-    })
+    out.out
 }
 
 /// Text whose spaces and line feeds are written when something visible follows.
@@ -109,6 +125,10 @@ struct Writer {
 }
 
 impl Writer {
+    fn for_text(text: &str) -> Self {
+        Self { out: String::with_capacity(text.len()), newlines: 0, spaces: String::new() }
+    }
+
     fn text(&mut self, text: &str) {
         if text.is_empty() {
             return;

@@ -2,10 +2,6 @@
 
 use std::sync::LazyLock;
 
-use unicode_normalization::char::canonical_combining_class;
-use unicode_normalization::{IsNormalized, is_nfc_quick};
-
-use super::normalize::is_kept;
 use super::table::CharTable;
 use super::words::is_unspaced;
 
@@ -15,14 +11,16 @@ pub(crate) const LETTER: u8 = 1;
 pub(crate) const UNSPACED: u8 = 2;
 /// Its lower case is another character.
 pub(crate) const UPPER: u8 = 4;
-/// [`super::normalize`] may change it, or the characters around it.
-pub(crate) const UNSETTLED: u8 = 8;
+/// Its lower case is of another [`group`].
+pub(crate) const ODD: u8 = 8;
 /// Ends a sentence wherever it stands.
 pub(crate) const FULL_STOP: u8 = 16;
 /// Closes a quotation.
 pub(crate) const CLOSER: u8 = 32;
 /// The one character for three dots.
 pub(crate) const ELLIPSIS: u8 = 64;
+/// Its lower case is an ASCII letter.
+pub(crate) const MIXED: u8 = 128;
 
 static TRAITS: LazyLock<CharTable> = LazyLock::new(|| CharTable::build(traits));
 
@@ -31,18 +29,31 @@ pub(crate) fn table() -> &'static CharTable {
     &TRAITS
 }
 
+/// One of eight groups of characters, by the last byte of their UTF-8. Nearly always that of the lower case too.
+#[inline(always)]
+pub(crate) fn group(last_byte: u8) -> u8 {
+    last_byte & 7
+}
+
+/// A character in lower case; the first character where a few rare letters become several.
+#[inline]
+pub(crate) fn lower(char: char) -> char {
+    char.to_lowercase().next().unwrap_or(char)
+}
+
 fn traits(char: char) -> u8 {
-    let is_settled = is_kept(char)
-        && canonical_combining_class(char) == 0
-        && is_nfc_quick(std::iter::once(char)) == IsNormalized::Yes;
+    let lower = lower(char);
+    // The last six bits of a character are those of its last byte.
+    let group_of = |char: char| group(char as u8);
     [
         (LETTER, char.is_alphabetic()),
         (UNSPACED, is_unspaced(char)),
         (UPPER, !char.to_lowercase().eq([char])),
-        (UNSETTLED, !is_settled),
+        (ODD, group_of(lower) != group_of(char)),
         (FULL_STOP, matches!(char, '。' | '！' | '？' | '؟' | '۔' | '।' | '॥' | '။' | '។')),
         (CLOSER, matches!(char, '”' | '’' | '»')),
         (ELLIPSIS, char == '…'),
+        (MIXED, lower.is_ascii() && !char.is_ascii()),
     ]
     .iter()
     .map(|&(bit, is_set)| if is_set { bit } else { 0 })

@@ -246,7 +246,7 @@ fn decode(window: &[u8; READABLE], at: usize) -> (u32, usize) {
 
 /// Two odd numbers whose bits follow no pattern. Their highest bytes do not occur in UTF-8, so no text is equal to
 /// them and multiplied by zero.
-const KEYS: [u64; 2] = [0xffb3_79b9_7f4a_7c15, 0xfee8_feb8_6659_fd93];
+pub(crate) const KEYS: [u64; 2] = [0xffb3_79b9_7f4a_7c15, 0xfee8_feb8_6659_fd93];
 
 /// Multiplies to 128 bits and folds the halves: every input bit reaches every output bit.
 #[inline(always)]
