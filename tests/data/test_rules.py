@@ -63,7 +63,6 @@ def test_ordinary_prose_passes():
         ("min_alphabetic_words", PROSE + " 12.50 |" * 12),
         ("min_stop_words", "kaksi siltaa ylittää joen vanhempi rakennettiin harmaasta kivestä " * 8),
         ("min_sentences", "the beginning of a page and nothing but that " * 4),
-        ("max_braces", PROSE + " if (x) { y(); }"),
         ("max_noise_words", PROSE + "\nHome\nSIGN IN TO COMMENT\n12 / 40\n3 likes"),
         ("max_bullet_lines", "\n".join(f"- the thing and number {n} of these" for n in range(12))),
         ("max_ellipsis_lines", "\n".join(f"the story and part {n} goes on like this..." for n in range(12))),
@@ -84,6 +83,13 @@ def test_each_rule_rejects_its_page(rule, text):
     assert verdicts([PROSE], only(rule, getattr(Rules(), rule))) == [None]
 
 
+def test_pages_of_code_are_left_out_only_on_request():
+    page = PROSE + " if (x) { y(); }"
+    assert verdicts([page]) == [None]
+    assert verdicts([page], Rules(max_braces=0)) == ["max_braces"]
+    assert verdicts([PROSE], Rules(max_braces=0)) == [None]
+
+
 def test_the_page_of_thousands_of_m_is_rejected_and_the_rules_that_catch_it_are_separate():
     """Lecture L4: the forum posts behind OLMo's loss spikes."""
     page = " ".join(["mMmM", "MMMMMM", "Mm", "mmmmM"][i % 4] for i in range(800))
@@ -93,7 +99,7 @@ def test_the_page_of_thousands_of_m_is_rejected_and_the_rules_that_catch_it_are_
 
 
 def test_every_rule_that_rejects_is_explained():
-    reasons = explain("mMmM { } mMmM", Rules(max_mean_word_length=math.inf))
+    reasons = explain("mMmM { } mMmM", Rules(max_mean_word_length=math.inf, max_braces=0))
     assert list(reasons) == [
         "min_chars",
         "min_words",

@@ -42,8 +42,8 @@ class Rules:
     """Different words of: the, be, to, of, and, that, have, with. English only. Gopher."""
     min_sentences: float = 3
     """Sentence marks at the end of a word, also inside closing quotes. C4."""
-    max_braces: float = 0
-    """Curly brackets. C4, to leave out pages of code: switch it off if code is wanted."""
+    max_braces: float = math.inf
+    """Curly brackets. C4 has 0, which leaves out nearly all code; off by default, as in FineWeb."""
     max_top_letter: float = 0.4
     """Share of the most frequent letter among the letters. Pages of one letter (OLMo's loss spikes)."""
     max_repeated_chars: float = 0.2
