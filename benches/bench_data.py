@@ -1,7 +1,7 @@
 """Corpus: duplicates, packing and batches beside plain Python and numpy.
 
-No peer library is installed with the tests, so the other side is the method written as one would in Python
-with numpy. CPU time of all threads together, so a rate is that of one core. Text is the standard library;
+The other side is the method written as one would in Python with numpy, and `datasets` for mixtures if it is
+installed. CPU time of all threads together, so a rate is that of one core. Text is the standard library;
 near duplicates are made from it by changing words.
 """
 
@@ -29,6 +29,7 @@ from tempa import _core
 from tempa.data.documents import Document
 from tempa.data.duplicates import Duplicates, dedup
 from tempa.data.loader import Loader
+from tempa.data.mixture import Mixture
 from tempa.data.rules import Rules, normalize
 from tempa.data.shards import Shards, ShardWriter
 
@@ -37,6 +38,7 @@ NUM_BYTES = 4_000_000
 # Enough bands that both sides find every pair, so that their results are equal.
 BANDS, ROWS, NGRAM, THRESHOLD = 32, 4, 5, 0.8
 SEQ_LEN, BATCH_SIZE = 1024, 32
+WEIGHTS = [0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.03, 0.02]
 
 
 @cache
@@ -435,6 +437,59 @@ def starts_of(rows: np.ndarray, stream: np.ndarray) -> list[int]:
         places = np.flatnonzero(stream[:-3] == row[0])
         starts.append(next(int(at) for at in places if np.array_equal(stream[at : at + 4], row[:4])))
     return starts
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
+    """Sources of 1.3 million random tokens, each id its source modulo their number."""
+    root = tmp_path_factory.mktemp("bench")
+    rng = np.random.default_rng(0)
+    sources = {f"source{source}": root / str(source) for source in range(len(WEIGHTS))}
+    for source, directory in enumerate(sources.values()):
+        offsets = np.concatenate([[0], np.cumsum(rng.lognormal(5.5, 1.2, 20_000 // len(WEIGHTS)).astype(np.int64) + 2)])
+        with ShardWriter(directory, "00" * 32, 50_000) as writer:
+            ids = rng.integers(0, 50_000 // len(WEIGHTS), offsets[-1], dtype=np.uint32)
+            writer.add(ids * np.uint32(len(WEIGHTS)) + np.uint32(source), offsets)
+    return Mixture(sources=sources, weights=dict(zip(sources, WEIGHTS, strict=True)))
+
+
+def interleaved(mixture: Mixture) -> Iterator[torch.Tensor]:
+    """Rows of one token more, drawn at random by `datasets`, stacked."""
+    datasets = pytest.importorskip("datasets")
+    parts = []
+    for directory in mixture.sources.values():
+        shards = Shards(directory)
+        stream = shards.tokens(0, shards.num_tokens).astype(np.int64)
+        rows = stream[: len(stream) // (SEQ_LEN + 1) * (SEQ_LEN + 1)].reshape(-1, SEQ_LEN + 1)
+        part = datasets.Dataset.from_dict({"ids": rows}).with_format("numpy").to_iterable_dataset()
+        parts.append(part.shuffle(seed=0, buffer_size=100).repeat(None))
+    drawn = iter(datasets.interleave_datasets(parts, probabilities=WEIGHTS, seed=0))
+    while True:
+        yield torch.from_numpy(np.stack([next(drawn)["ids"] for _ in range(BATCH_SIZE)]))
+
+
+@pytest.mark.benchmark(group="a batch of 32 x 1,024 tokens from 8 sources", timer=time.process_time)
+@pytest.mark.parametrize("side", ["ours", "ours, one source", "datasets"])
+def test_mixture(benchmark, mixture, shards, side) -> None:
+    """The other side draws each row at random, so shares are compared: each is a mean of 9,600 rows."""
+    benchmark.extra_info["tokens"] = SEQ_LEN * BATCH_SIZE
+    if side == "datasets":
+        batches = interleaved(mixture)
+
+        def draw(_: int) -> torch.Tensor:
+            return next(batches)
+    else:
+        loader = Loader(mixture if side == "ours" else shards, seq_len=SEQ_LEN, batch_size=BATCH_SIZE)
+
+        def draw(index: int) -> torch.Tensor:
+            return loader.batch(index).ids
+
+    if side != "ours, one source":
+        sources = torch.cat([draw(index).flatten() % len(WEIGHTS) for index in range(300)])
+        shares = torch.bincount(sources, minlength=len(WEIGHTS)) / len(sources)
+        assert shares.tolist() == pytest.approx(WEIGHTS, abs=0.02)
+    indices = itertools.count()
+    benchmark(lambda: draw(next(indices)))
 
 
 @pytest.mark.benchmark(group="verify shards", timer=time.process_time)

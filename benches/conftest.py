@@ -33,6 +33,7 @@ NOTED = (
     "tiktoken",
     "sentencepiece",
     "transformers",
+    "datasets",
     "datasketch",
     "rensa",
     "gigabpe",
