@@ -446,7 +446,9 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
     rng = np.random.default_rng(0)
     sources = {f"source{source}": root / str(source) for source in range(len(WEIGHTS))}
     for source, directory in enumerate(sources.values()):
-        offsets = np.concatenate([[0], np.cumsum(rng.lognormal(5.5, 1.2, 20_000 // len(WEIGHTS)).astype(np.int64) + 2)])
+        offsets = np.concatenate(
+            [[0], np.cumsum(rng.lognormal(5.5, 1.2, 20_000 // len(WEIGHTS)).astype(np.int64) + 2)]
+        )
         with ShardWriter(directory, "00" * 32, 50_000) as writer:
             ids = rng.integers(0, 50_000 // len(WEIGHTS), offsets[-1], dtype=np.uint32)
             writer.add(ids * np.uint32(len(WEIGHTS)) + np.uint32(source), offsets)

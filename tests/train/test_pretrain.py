@@ -16,7 +16,6 @@ from tempa.tokenizer import Tokenizer
 from tempa.train.pretrain import (
     PretrainConfig,
     PretrainStage,
-    byte_lengths,
     make_model,
     open_data,
     parse_shape,
@@ -225,13 +224,6 @@ def test_shape_words_become_values() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             parse_shape((word,))
-
-
-def test_byte_lengths_are_those_of_the_text_and_zero_for_specials() -> None:
-    tokenizer = Tokenizer.from_characters("aß")
-    lengths = byte_lengths(tokenizer)
-    assert lengths[tokenizer.encode("aß")].tolist() == [1, 2]
-    assert not lengths[list(tokenizer.special_tokens.values())].any()
 
 
 def test_each_evaluation_shows_how_the_model_goes_on_from_held_out_text(base: PretrainConfig) -> None:

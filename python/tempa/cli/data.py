@@ -48,6 +48,10 @@ def main(name: str, argv: list[str]) -> int:
         "curve": (_curve, "how often pairs of each similarity are found"),
         "build": (_build, "clean, dedup, split, tokenise: everything that pretraining reads"),
         "encode": (_encode, "documents as they are to shards of ids"),
+        "inspect": (data_shards.inspect, "what shards hold, whether they are intact, and documents decoded"),
+        "sample": (data_shards.sample, "documents at random, of shards or files"),
+        "stats": (data_shards.stats, "documents, tokens, bytes and lengths, of shards or files"),
+        "merge": (data_shards.merge, "several shard directories as one"),
         "mixture": (data_shards.mixture, "what a run reads of each source of a mixture"),
     }
     summary = "Documents (.txt, .jsonl, .parquet) to a corpus, with a report of what was dropped and why."

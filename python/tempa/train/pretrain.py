@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tempa.data.loader import Loader
 from tempa.data.packed import Packed
 from tempa.data.shards import ShardWriter
+from tempa.data.survey import byte_lengths
 from tempa.engine import Engine, Sampling
 from tempa.model import ModelConfig, Transformer, load_model
 from tempa.model.config import PRESETS
@@ -242,13 +240,6 @@ def parse_shape(changes: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             raise ValueError(f"cannot change the shape by {change!r}; {name} is a number") from None
     return values
-
-
-def byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """(vocab_size,) bytes of text that each token stands for; 0 for specials."""
-    special = set(tokenizer.special_tokens.values())
-    lengths = [0 if i in special else len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
-    return np.array(lengths, dtype=np.int64)
 
 
 def _tokenize_file(config: PretrainConfig, root: Path) -> None:
