@@ -33,7 +33,7 @@ class ClassifierSettings:
     char_ngram: int = 0
     """Characters in an n-gram of characters; 0 for none."""
     max_bytes: int = 0
-    """Bytes in the middle of a document that are looked at; 0 for all. A language needs no more than 2,000."""
+    """Bytes in the middle of a document that are looked at, 0 for all. A language needs 2,000 at most."""
     epochs: int = 5
     """Times each document is seen."""
     learning_rate: float = 0.1

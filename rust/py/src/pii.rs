@@ -7,12 +7,13 @@ use tempa_core::pii::{self, Kind, Span};
 use tempa_core::{Error, Result};
 
 use crate::border::Offload;
+use crate::texts::Text;
 
 /// find_pii(text, kinds) -> (kind, first character, character behind the last) of each place
 #[pyfunction]
 pub(crate) fn find_pii(
     py: Python<'_>,
-    text: PyBackedStr,
+    text: Text,
     kinds: Vec<PyBackedStr>,
 ) -> PyResult<Vec<(&'static str, usize, usize)>> {
     py.offload(|| {
@@ -32,10 +33,10 @@ type Masked = (Vec<Option<String>>, Vec<(&'static str, usize)>);
 
 /// mask_pii(texts, kinds) -> (text with placeholders or None where nothing was found, places of each kind)
 #[pyfunction]
-pub(crate) fn mask_pii(py: Python<'_>, texts: Vec<PyBackedStr>, kinds: Vec<PyBackedStr>) -> PyResult<Masked> {
+pub(crate) fn mask_pii(py: Python<'_>, texts: Vec<Text>, kinds: Vec<PyBackedStr>) -> PyResult<Masked> {
     py.offload(|| {
         let kinds = parse(&kinds)?;
-        let mask = |(found, masked): &mut (Vec<Span>, String), text: &PyBackedStr| {
+        let mask = |(found, masked): &mut (Vec<Span>, String), text: &Text| {
             let is_changed = pii::mask(text, &kinds, found, masked);
             let count = |kind| found.iter().filter(|span| span.kind == kind).count();
             (

@@ -66,8 +66,10 @@ impl Features {
         if self.max_bytes == 0 || text.len() <= self.max_bytes {
             return text;
         }
-        let start = (text.len() - self.max_bytes) / 2;
-        &text[text.ceil_char_boundary(start)..text.floor_char_boundary(start + self.max_bytes)]
+        let end = usize::midpoint(text.len(), self.max_bytes);
+        let is_boundary = |&at: &usize| text.is_char_boundary(at);
+        let start = (end - self.max_bytes..end).find(is_boundary).unwrap_or(end);
+        &text[start..(start..=end).rfind(is_boundary).unwrap_or(start)]
     }
 
     /// The hashes of a text's n-grams, those of each kind together, and how many there are.
