@@ -33,6 +33,7 @@ from tempa.data.funnel import FunnelReport, total_bytes
 from tempa.data.pii import Kind, mask_pii
 from tempa.data.rules import Rules, clean
 from tempa.data.shards import write_shards
+from tempa.data.unwanted import Unwanted, drop_unwanted
 
 _Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
 _T = TypeVar("_T")
@@ -78,6 +79,8 @@ class CleanConfig(Source):
     """The .jsonl file that gets the documents; the report goes beside it."""
     rules: Rules = field(default_factory=Rules)
     """Thresholds; `--rules.min-words 0` or `--rules.max-words inf` switches a rule off."""
+    unwanted: Unwanted = field(default_factory=Unwanted)
+    """Your lists of phrases, domains and URLs, such as `--unwanted.phrases words.txt`."""
     mask: tuple[Kind, ...] = ()
     """Personal data to replace by placeholders."""
     overwrite: bool = False
@@ -207,6 +210,7 @@ def _clean(argv: list[str]) -> int:
     report = FunnelReport()
     with _reading(settings) as (documents, _):
         kept = clean(documents, settings.rules, report=report)
+        kept = drop_unwanted(kept, settings.unwanted, report=report)
         if settings.mask:
             kept = mask_pii(kept, settings.mask, report=report)
         _write(settings.out, kept, report, overwrite=settings.overwrite)

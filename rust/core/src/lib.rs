@@ -5,6 +5,7 @@
 //! parallel function does not depend on the number of threads.
 
 pub mod attend;
+
 pub mod bpe;
 pub mod chat;
 pub mod classify;
@@ -26,6 +27,7 @@ pub mod scan;
 pub mod shard;
 pub mod text;
 mod unique;
+pub mod unwanted;
 
 pub use error::{Error, Kind, Result};
 pub use monitor::Monitor;

@@ -23,6 +23,7 @@ mod scan;
 mod shard;
 mod text;
 mod texts;
+mod unwanted;
 
 /// The private extension module; `python/tempa` is the public face.
 #[pymodule]
@@ -68,6 +69,8 @@ mod _core {
     use shard::{ShardWriter, Shards};
     #[pymodule_export]
     use text::normalize_text;
+    #[pymodule_export]
+    use unwanted::{UnwantedPhrases, UnwantedUrls};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
