@@ -83,7 +83,7 @@ def test_a_stage_after_the_end_of_the_run_takes_no_epochs():
 def test_too_few_tokens_for_max_epochs_are_an_error():
     with pytest.raises(ValueError, match=r"max_epochs leaves 20,000 tokens for 20,001 from 0 on; shorten"):
         shares(20_001, max_epochs=2)
-    with pytest.raises(ValueError, match="max_epochs depends on the length of the run; say num_tokens"):
+    with pytest.raises(ValueError, match="max_epochs depends on the length of the run; num_tokens is None"):
         shares(max_epochs=2)
 
 

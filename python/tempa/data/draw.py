@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -161,7 +161,7 @@ class Draw:
             raise ValueError(f"a plan needs at least 1 token, got {num_tokens}")
         num_rows = self.num_rows(num_tokens)
         self.check_end(num_rows)
-        unlimited = Mixture(**{**vars(self.mixture), "max_epochs": None}).shares(self.sizes)
+        unlimited = replace(self.mixture, max_epochs=None).shares(self.sizes)
         wanted = dict.fromkeys(self.rows, 0.0)
         for i, stage in enumerate(unlimited):
             end = unlimited[i + 1].from_tokens if i + 1 < len(unlimited) else num_tokens

@@ -164,8 +164,8 @@ class Mixture:
         ]
         if self.max_epochs is None:
             return tuple(wanted)
-        if num_tokens is None:
-            raise ValueError("max_epochs depends on the length of the run; say num_tokens")
+        if num_tokens is None or num_tokens < 1:
+            raise ValueError(f"max_epochs depends on the length of the run; num_tokens is {num_tokens}")
         limits = self._max_epochs()
         left = {name: limits.get(name, math.inf) * size for name, size in sizes.items()}
         ends = [*(stage.from_tokens for stage in self.stages), math.inf]

@@ -146,7 +146,7 @@ def measure_shards(shards: Shards, tokenizer: Tokenizer | None = None) -> Figure
 def measure_documents(documents: Iterable[Document]) -> Figures:
     """Documents, bytes, lengths in bytes, and the hosts of sources that are URLs.
 
-    >>> measure_documents([Document("ab", "https://a.org/1"), Document("", "b.txt")]).domains
+    >>> measure_documents([Document("ab", "ftp://a.org/1"), Document("", "b.txt")]).domains
     (('a.org', 1),)
     """
     lengths: list[int] = []
