@@ -45,6 +45,8 @@ def test_the_tokenizer_is_found_if_it_is_the_one_that_made_the_ids(corpus):
     found = find_tokenizer(shards)
     assert found is not None
     assert [found.decode(shards.document(i)) for i in range(4)] == [text + "<|endoftext|>" for text in TEXTS]
+    (corpus / "train" / "tokenizer.json").write_text("{}")
+    assert find_tokenizer(shards) is not None
     Tokenizer.from_characters("other").save(corpus / "tokenizer.json")
     assert find_tokenizer(shards) is None
 

@@ -86,7 +86,10 @@ def find_tokenizer(shards: Shards) -> Tokenizer | None:
     directory = shards.directory.resolve()
     for place in (directory, *directory.parents[:3]):
         if (place / "tokenizer.json").is_file():
-            tokenizer = Tokenizer.load(place)
+            try:
+                tokenizer = Tokenizer.load(place)
+            except ValueError:  # of a kind that makes no shards
+                continue
             if tokenizer.sha256 == shards.fingerprint:
                 return tokenizer
     return None
