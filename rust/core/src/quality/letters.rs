@@ -10,6 +10,7 @@ pub(super) fn most_frequent(text: &str) -> u64 {
     for char in text.chars() {
         let lower = match traits::table().get(char as u32) {
             _ if char.is_ascii_alphabetic() => char.to_ascii_lowercase(),
+            traits if traits & (traits::LETTER | traits::UPPER) == traits::LETTER => char,
             traits if traits & traits::LETTER != 0 => lower(char),
             _ => continue,
         };

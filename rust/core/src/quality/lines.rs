@@ -43,7 +43,7 @@ impl Lines {
         let (mut start, mut before, mut paragraph) = (0, Until::default(), (0, 0));
         for until in ends {
             let line = &text[start..until.end];
-            let trimmed = line.trim_matches([' ', '\t']);
+            let trimmed = trim(line);
             let len = until.chars - before.chars - (line.len() - trimmed.len()) as u64;
             let line = Line {
                 text: trimmed,
@@ -65,7 +65,7 @@ impl Lines {
             found.ellipsis += u64::from(last == '…' || last == '.' && trimmed.ends_with("..."));
             found.ended += u64::from(is_sentence_end(last));
             found.short += u64::from(len < SHORT_LINE);
-            found.noise_words += if line.is_noise() { num_words(trimmed) } else { 0 };
+            found.noise_words += if line.is_noise() { line.num_words() } else { 0 };
         }
         paragraphs.end(&mut paragraph);
         (found.line_repeats, found.paragraph_repeats) = (lines.repeats(), paragraphs.repeats());
@@ -123,21 +123,34 @@ impl Seen {
     }
 }
 
+/// A line without the white space around it.
+fn trim(line: &str) -> &str {
+    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
+    let Some(start) = line.bytes().position(|byte| is_text(&byte)) else { return "" };
+    let end = line.bytes().rposition(|byte| is_text(&byte)).map_or(start, |last| last + 1);
+    &line[start..end]
+}
+
 /// Names a line.
 fn hash(line: &[u8]) -> u64 {
-    let step = |hash, chunk: &[u8; 16]| {
-        let [low, high] =
-            [0, 8].map(|at| chunk[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word)));
-        mix(low ^ KEYS[0], high ^ hash)
+    let words = |chunk: &[u8; 32]| {
+        let word = |at: usize| chunk[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+        [word(0), word(8), word(16), word(24)]
     };
-    let hash = line.as_chunks().0.iter().fold(KEYS[1] ^ line.len() as u64, step);
+    // Two hashes, as each step waits for the one before.
+    let step = |[even, odd]: [u64; 2], chunk: &[u8; 32]| {
+        let [a, b, c, d] = words(chunk);
+        [mix(a ^ KEYS[0], b ^ even), mix(c ^ KEYS[0], d ^ odd)]
+    };
+    let hashes = line.as_chunks().0.iter().fold([KEYS[1] ^ line.len() as u64, KEYS[1]], step);
     // What is left, with some of what came before if there is some: the length tells how much.
-    let mut padded = [0; 16];
+    let mut padded = [0; 32];
     let rest = line.last_chunk().unwrap_or_else(|| {
         padded[..line.len()].copy_from_slice(line);
         &padded
     });
-    step(hash, rest)
+    let [even, odd] = step(hashes, rest);
+    mix(even, MULTIPLIER) ^ odd
 }
 
 fn is_bullet(char: char) -> bool {
@@ -169,23 +182,36 @@ impl Line<'_> {
             return true;
         }
         match self.runs {
-            1 => num_words(self.text) == 1,
-            2 => self.text.starts_with(is_number) && num_words(self.text) == 2,
+            1 => self.has_a_word_a_run(),
+            2 => self.text.starts_with(is_number) && self.has_a_word_a_run(),
             _ => false,
         }
     }
+
+    /// Words: runs of characters between spaces; in scripts without spaces, characters.
+    fn num_words(&self) -> u64 {
+        if self.text.is_ascii() { self.runs } else { self.words().count() as u64 }
+    }
+
+    /// Whether it has no more words than runs.
+    fn has_a_word_a_run(&self) -> bool {
+        self.text.is_ascii() || self.words().nth(self.runs as usize).is_none()
+    }
+
+    /// An entry for each word.
+    fn words(&self) -> impl Iterator<Item = ()> {
+        self.text.split_ascii_whitespace().flat_map(words_of_run)
+    }
 }
 
-/// Words: runs of characters between spaces; in scripts without spaces, characters.
-fn num_words(line: &str) -> u64 {
-    if line.is_ascii() {
-        return line.split_ascii_whitespace().count() as u64;
-    }
-    let words = |run: &str| {
-        let unspaced = run.chars().filter(|&char| is_unspaced(char)).count();
-        unspaced + usize::from(unspaced < run.chars().count())
-    };
-    line.split_ascii_whitespace().map(words).sum::<usize>() as u64
+/// An entry for each word of a run: the characters of scripts without spaces, and the others together.
+fn words_of_run(run: &str) -> impl Iterator<Item = ()> + '_ {
+    let mut has_spaced = false;
+    run.chars().filter_map(move |char| {
+        let is_word = is_unspaced(char) || !has_spaced;
+        has_spaced |= !is_unspaced(char);
+        is_word.then_some(())
+    })
 }
 
 #[cfg(test)]

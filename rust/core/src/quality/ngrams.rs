@@ -3,8 +3,10 @@
 //! [`Ngrams::bounds`] says in one pass over the words what the measures are at most, which is little in ordinary text;
 //! [`Ngrams::top`] and [`Ngrams::duplicate`] are exact.
 
+use std::ops::Range;
+
 use super::share;
-use crate::text::{Word, for_each_word};
+use crate::text::for_each_word;
 
 /// Shortest and longest n-gram whose most frequent instance is measured.
 pub(super) const TOP: [usize; 2] = [2, 4];
@@ -13,23 +15,32 @@ pub(super) const DUPLICATE: [usize; 2] = [5, 10];
 /// For each n of [`TOP`], the share of word characters in all instances of the most frequent n-gram, in 0..=1.
 pub(super) type Top = [f64; TOP[1] - TOP[0] + 1];
 /// For each n of [`DUPLICATE`], the share of word characters in any n-gram that occurred before.
-pub(super) type Duplicate = [f64; DUPLICATE[1] - DUPLICATE[0] + 1];
+pub(super) type Duplicate = [f64; NUM_DUPLICATE];
+const NUM_DUPLICATE: usize = DUPLICATE[1] - DUPLICATE[0] + 1;
 
 /// What no measure exceeds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Bounds {
     /// For each n of [`TOP`].
     pub(super) top: Top,
-    /// For any n of [`DUPLICATE`].
-    pub(super) duplicate: f64,
+    /// For each n of [`DUPLICATE`].
+    pub(super) duplicate: Duplicate,
 }
 
 /// Odd, so that no word is lost when the next one joins its n-gram.
 const MULTIPLIER: u64 = 0x9fb2_1c65_1e98_df25;
-/// Most slots for pairs of words: as many as the nearest cache holds.
-const MAX_SLOTS: usize = 1 << 12;
+/// Most slots for pairs of words: few enough for the nearest cache.
+const MAX_SLOTS: usize = 1 << 11;
 /// Bits for each n-gram where new ones are to be told from repeated ones, so that few are taken for what they are not.
-const BITS: usize = 64;
+const BITS: usize = 32;
+
+/// A word, or the end of the text behind the last one.
+#[derive(Clone, Copy, Default)]
+struct Word {
+    hash: u64,
+    /// Characters of all words before it.
+    before: u64,
+}
 
 /// An n-gram: its hash, and where its first word is.
 type Gram = (u64, u32);
@@ -37,9 +48,8 @@ type Gram = (u64, u32);
 /// The words of a text, and tables that are kept between texts.
 #[derive(Default)]
 pub(super) struct Ngrams {
-    words: Vec<Word>,
-    chars: u64,
-    pairs: Vec<u64>,
+    words: Words,
+    pairs: Vec<u32>,
     fives: Filter,
     filter: Filter,
     grams: Vec<Gram>,
@@ -49,60 +59,77 @@ pub(super) struct Ngrams {
 impl Ngrams {
     /// Reads the words of a text.
     pub(super) fn read(&mut self, text: &str) {
-        self.words.clear();
-        for_each_word(text, |word| self.words.push(word));
-        self.chars = chars(&self.words);
+        let (places, mut before) = (&mut self.words.places, 0);
+        places.clear();
+        for_each_word(text, |word| {
+            places.push(Word { hash: word.hash, before });
+            before += u64::from(word.num_chars);
+        });
+        places.push(Word { hash: 0, before });
     }
 
     /// What the measures are at most.
     pub(super) fn bounds(&mut self) -> Bounds {
-        let pair = share(self.most_in_a_slot(), self.chars);
+        let most = self.most_in_a_slot();
+        let pair = self.words.share(most);
         // Three or four words are two pairs, in which each word of theirs is.
         Bounds { top: [pair, 2.0 * pair, 2.0 * pair], duplicate: self.filter_fives() }
     }
 
     /// Counts the characters of all pairs of words by their hash, in few slots; the greatest count.
     fn most_in_a_slot(&mut self) -> u64 {
-        let slots = (4 * self.words.len()).next_power_of_two().clamp(64, MAX_SLOTS);
+        let slots = (4 * self.words.places.len()).next_power_of_two().clamp(64, MAX_SLOTS);
         let shift = u64::BITS - slots.ilog2();
         self.pairs.clear();
         self.pairs.resize(slots, 0);
         let mut most = 0;
-        for pair in self.words.windows(2) {
+        for pair in self.words.places.windows(3) {
             let slot = &mut self.pairs[(join(pair[0].hash, pair[1].hash) >> shift) as usize];
-            *slot += u64::from(pair[0].num_chars) + u64::from(pair[1].num_chars);
+            *slot = slot.saturating_add((pair[2].before - pair[0].before) as u32);
             most = most.max(*slot);
         }
-        most
+        if most == u32::MAX { u64::MAX } else { most.into() }
     }
 
-    /// Puts all n-grams of five words into the filter; at most this share of the characters is in repeated ones.
+    /// Puts all n-grams of five words into the filter; the characters in repeated n-grams are at most those returned.
     ///
     /// Where a longer n-gram is repeated, so are the five words at each of its places.
-    fn filter_fives(&mut self) -> f64 {
+    fn filter_fives(&mut self) -> Duplicate {
         const N: usize = DUPLICATE[0];
-        self.fives.clear(BITS * self.words.len());
-        let (mut covered, mut end) = (0, 0);
-        for (hash, at) in fives(&self.words) {
+        self.fives.clear(BITS * self.words.places.len());
+        let (mut covered, mut ends) = ([0; NUM_DUPLICATE], [0; NUM_DUPLICATE]);
+        // A row of places in which all n-grams are repeated, as far as it goes.
+        let mut row = 0..0;
+        let mut cover = |row: &Range<usize>| {
+            for longer in 0..NUM_DUPLICATE.min(row.len()) {
+                covered[longer] += self.words.chars(row.start.max(ends[longer])..row.end + N - 1);
+                ends[longer] = row.end + N - 1;
+            }
+        };
+        for (hash, at) in self.words.fives() {
             if self.fives.insert(hash) {
                 let at = at as usize;
-                covered += chars(&self.words[at.max(end)..at + N]);
-                end = at + N;
+                if at != row.end {
+                    cover(&row);
+                    row.start = at;
+                }
+                row.end = at + 1;
             }
         }
-        share(covered, self.chars)
+        cover(&row);
+        covered.map(|chars| self.words.share(chars))
     }
 
     /// The measures of the most frequent n-grams.
     pub(super) fn top(&mut self) -> Top {
         let mut top = Top::default();
         self.grams.clear();
-        self.grams.extend(self.words.iter().enumerate().map(|(at, word)| (word.hash, at as u32)));
+        self.grams.extend(self.words.all().iter().zip(0..).map(|(word, at)| (word.hash, at)));
         for (n, top) in (TOP[0]..).zip(&mut top) {
             self.lengthen(n);
             self.filter.keep_repeated(&mut self.grams);
             self.group(n);
-            *top = share(self.groups.most_chars(), self.chars);
+            *top = self.words.share(self.groups.most_chars());
         }
         top
     }
@@ -111,7 +138,7 @@ impl Ngrams {
     pub(super) fn duplicate(&mut self) -> Duplicate {
         let mut duplicate = Duplicate::default();
         self.grams.clear();
-        self.grams.extend(fives(&self.words).filter(|&(hash, _)| self.fives.is_repeated(hash)));
+        self.grams.extend(self.words.fives().filter(|&(hash, _)| self.fives.is_repeated(hash)));
         for (n, duplicate) in (DUPLICATE[0]..).zip(&mut duplicate) {
             if n > DUPLICATE[0] {
                 self.lengthen(n);
@@ -122,19 +149,20 @@ impl Ngrams {
             for &(gram, at) in &self.grams {
                 if self.groups.of(gram).first != at {
                     let at = at as usize;
-                    covered += chars(&self.words[at.max(end)..at + n]);
+                    covered += self.words.chars(at.max(end)..at + n);
                     end = at + n;
                 }
             }
-            *duplicate = share(covered, self.chars);
+            *duplicate = self.words.share(covered);
         }
         duplicate
     }
 
     /// Makes n-grams of those of n - 1 words.
     fn lengthen(&mut self, n: usize) {
+        let words = self.words.all();
         self.grams.retain_mut(|(gram, at)| {
-            let next = self.words.get(*at as usize + n - 1);
+            let next = words.get(*at as usize + n - 1);
             next.inspect(|next| *gram = join(*gram, next.hash)).is_some()
         });
     }
@@ -148,29 +176,47 @@ impl Ngrams {
     }
 }
 
-/// Characters of words.
-fn chars(words: &[Word]) -> u64 {
-    words.iter().map(|word| u64::from(word.num_chars)).sum()
-}
-
 /// The hash of an n-gram and the next word. The hashes of words are random in all bits, so these are as well.
 #[inline(always)]
 fn join(gram: u64, word: u64) -> u64 {
     gram.wrapping_mul(MULTIPLIER).wrapping_add(word)
 }
 
-/// The n-grams of five words, each from the one before.
-#[inline(always)]
-fn fives(words: &[Word]) -> impl Iterator<Item = Gram> {
-    const N: usize = DUPLICATE[0];
-    let first = words.iter().take(N - 1).fold(0, |gram, word| join(gram, word.hash));
-    let weight = MULTIPLIER.wrapping_pow(N as u32 - 1);
-    let mut gram = first;
-    words.windows(N).zip(0..).map(move |(five, at)| {
-        let hash = join(gram, five[N - 1].hash);
-        gram = hash.wrapping_sub(five[0].hash.wrapping_mul(weight));
-        (hash, at)
-    })
+/// The words of a text.
+#[derive(Default)]
+struct Words {
+    /// One more than there are words, once a text was read.
+    places: Vec<Word>,
+}
+
+impl Words {
+    fn all(&self) -> &[Word] {
+        self.places.split_last().map_or(&[], |(_, words)| words)
+    }
+
+    /// Characters of some words.
+    fn chars(&self, range: Range<usize>) -> u64 {
+        self.places[range.end].before - self.places[range.start].before
+    }
+
+    /// A part of the characters of all words.
+    fn share(&self, chars: u64) -> f64 {
+        share(chars, self.places.last().map_or(0, |end| end.before))
+    }
+
+    /// The n-grams of five words, each from the one before.
+    #[inline(always)]
+    fn fives(&self) -> impl Iterator<Item = Gram> {
+        const N: usize = DUPLICATE[0];
+        let words = self.all();
+        let mut gram = words.iter().take(N - 1).fold(0, |gram, word| join(gram, word.hash));
+        let weight = MULTIPLIER.wrapping_pow(N as u32 - 1);
+        words.windows(N).zip(0..).map(move |(five, at)| {
+            let hash = join(gram, five[N - 1].hash);
+            gram = hash.wrapping_sub(five[0].hash.wrapping_mul(weight));
+            (hash, at)
+        })
+    }
 }
 
 /// Tells hashes that were there before from new ones, but for a few new ones.
@@ -220,7 +266,7 @@ impl Filter {
 
     /// Drops most n-grams that occur once.
     fn keep_repeated(&mut self, grams: &mut Vec<Gram>) {
-        self.clear(BITS / 4 * grams.len());
+        self.clear(BITS * grams.len());
         for &(hash, _) in &*grams {
             self.insert(hash);
         }
@@ -248,7 +294,7 @@ struct Groups {
 
 impl Groups {
     /// Groups n-grams of `n` words that are given with their places in order.
-    fn fill(&mut self, grams: &[Gram], n: usize, words: &[Word]) {
+    fn fill(&mut self, grams: &[Gram], n: usize, words: &Words) {
         self.slots.clear();
         self.slots.resize((grams.len() * 2).next_power_of_two(), Group::default());
         for &(gram, at) in grams {
@@ -258,7 +304,7 @@ impl Groups {
                 *group = Group { gram, first: at, ..Group::default() };
             }
             group.count += 1;
-            group.chars += chars(&words[at as usize..at as usize + n]);
+            group.chars += words.chars(at as usize..at as usize + n);
         }
     }
 
@@ -332,7 +378,7 @@ mod tests {
         let bounds = ngrams.bounds();
         let (top, duplicate) = (ngrams.top(), ngrams.duplicate());
         assert!(top.iter().zip(bounds.top).all(|(&measure, bound)| measure <= bound));
-        assert!(duplicate.iter().all(|&measure| measure <= bounds.duplicate));
+        assert!(duplicate.iter().zip(bounds.duplicate).all(|(&measure, bound)| measure <= bound));
         (top, duplicate)
     }
 

@@ -59,12 +59,18 @@ pub const RULES: [Rule; 31] = [
     at_most("max_top_2gram", 0.2, |page| page.top()[0]).bounded(|page| page.bounds().top[0]),
     at_most("max_top_3gram", 0.18, |page| page.top()[1]).bounded(|page| page.bounds().top[1]),
     at_most("max_top_4gram", 0.16, |page| page.top()[2]).bounded(|page| page.bounds().top[2]),
-    at_most("max_duplicate_5gram", 0.15, |page| page.duplicate()[0]).bounded(|page| page.bounds().duplicate),
-    at_most("max_duplicate_6gram", 0.14, |page| page.duplicate()[1]).bounded(|page| page.bounds().duplicate),
-    at_most("max_duplicate_7gram", 0.13, |page| page.duplicate()[2]).bounded(|page| page.bounds().duplicate),
-    at_most("max_duplicate_8gram", 0.12, |page| page.duplicate()[3]).bounded(|page| page.bounds().duplicate),
-    at_most("max_duplicate_9gram", 0.11, |page| page.duplicate()[4]).bounded(|page| page.bounds().duplicate),
-    at_most("max_duplicate_10gram", 0.10, |page| page.duplicate()[5]).bounded(|page| page.bounds().duplicate),
+    at_most("max_duplicate_5gram", 0.15, |page| page.duplicate()[0])
+        .bounded(|page| page.bounds().duplicate[0]),
+    at_most("max_duplicate_6gram", 0.14, |page| page.duplicate()[1])
+        .bounded(|page| page.bounds().duplicate[1]),
+    at_most("max_duplicate_7gram", 0.13, |page| page.duplicate()[2])
+        .bounded(|page| page.bounds().duplicate[2]),
+    at_most("max_duplicate_8gram", 0.12, |page| page.duplicate()[3])
+        .bounded(|page| page.bounds().duplicate[3]),
+    at_most("max_duplicate_9gram", 0.11, |page| page.duplicate()[4])
+        .bounded(|page| page.bounds().duplicate[4]),
+    at_most("max_duplicate_10gram", 0.10, |page| page.duplicate()[5])
+        .bounded(|page| page.bounds().duplicate[5]),
 ];
 
 /// The threshold of each rule, in the order of [`RULES`]. Measures are 0 or more, so a least value of 0 or a

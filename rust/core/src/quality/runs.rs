@@ -31,9 +31,22 @@ pub(super) struct Masks {
     pub(super) tail: u64,
 }
 
+impl Masks {
+    /// The first bytes of visible characters.
+    fn firsts(self) -> u64 {
+        self.visible & !self.tail
+    }
+}
+
+/// The masks of a window and the next as one.
+#[inline(always)]
+fn join(before: u64, now: u64) -> u128 {
+    u128::from(before) | u128::from(now) << WIDTH
+}
+
 /// Finds the places where a long run may be, and counts there.
 ///
-/// A run of ten visible characters has nine visible linked bytes after its first, and no other byte between. It never
+/// A run of ten visible characters has nine linked ones after its first, and no byte between that is not. It never
 /// goes over a break: a visible character that is not linked.
 #[derive(Default)]
 pub(super) struct Links {
@@ -53,7 +66,7 @@ impl Links {
     /// Takes the masks of the `len` bytes at `pos`, at most 64.
     #[inline(always)]
     pub(super) fn add(&mut self, text: &str, pos: usize, len: usize, now: Masks) {
-        let breaks = now.visible & !now.linked & !now.tail;
+        let breaks = now.firsts() & !now.linked;
         let (early, last) = (self.early_break, self.last_break);
         if breaks != 0 {
             self.last_break = pos + breaks.ilog2() as usize;
@@ -62,26 +75,40 @@ impl Links {
                 self.repeated += count(&text[start..self.done]);
             }
         }
-        let join = |before: u64, now: u64| u128::from(before) | u128::from(now) << WIDTH;
-        let both = join(self.before.linked, now.linked);
-        // The lowest bits of nine in a row, then all nine of each.
-        let pairs = both & both >> 1;
-        let fours = pairs & pairs >> 2;
-        let nines = fours & fours >> 4 & both >> 8;
-        if nines != 0 {
-            let pairs = nines | nines << 1;
-            let fours = pairs | pairs << 2;
-            let inside = fours | fours << 4 | nines << 8;
-            let num_visible = (inside & join(self.before.visible, now.visible)).count_ones();
-            // A run over more than two windows fills one.
-            if u64::from(num_visible) >= MIN_RUN - 1 || now.linked == below(len) {
-                self.pending = self.pending.or(Some(early.max(self.done)));
-            }
+        // A run over more than two windows fills one.
+        if self.has_nine(now) || now.linked == below(len) {
+            self.pending = self.pending.or(Some(early.max(self.done)));
         }
         let shift = WIDTH - len;
         let linked = now.linked << shift;
         self.before = Masks { linked, visible: now.visible << shift, tail: now.tail << shift };
         self.early_break = last;
+    }
+
+    /// Whether nine characters in a row are linked in this window and the one before, spaces apart.
+    #[inline(always)]
+    fn has_nine(&self, now: Masks) -> bool {
+        let linked = join(self.before.linked, now.linked);
+        // The lowest bits of nine in a row.
+        let pairs = linked & linked >> 1;
+        let fours = pairs & pairs >> 2;
+        let nines = fours & fours >> 4 & linked >> 8;
+        nines != 0 && self.has_nine_first(now, linked, nines)
+    }
+
+    /// The same, of runs of at least nine bytes, each of which has its bits in `nines`.
+    #[cold]
+    fn has_nine_first(&self, now: Masks, linked: u128, mut nines: u128) -> bool {
+        let firsts = join(self.before.firsts(), now.firsts());
+        while nines != 0 {
+            let start = nines.trailing_zeros();
+            let run = u128::MAX >> (u128::BITS - (!(linked >> start)).trailing_zeros()) << start;
+            if u64::from((run & firsts).count_ones()) >= MIN_RUN - 1 {
+                return true;
+            }
+            nines &= !run;
+        }
+        false
     }
 
     /// Characters in long runs.

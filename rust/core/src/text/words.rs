@@ -10,7 +10,8 @@ use std::ops::Range;
 use unicode_normalization::char::is_combining_mark;
 
 use super::fold::normal_chars;
-use super::kinds::{Kind, Kinds};
+use super::kinds;
+use super::table::READABLE;
 use crate::masks::{Ascii, Bits, Classify, WIDTH, Work, below, best, onward};
 
 /// One word.
@@ -81,14 +82,13 @@ fn word_len(text: &str) -> usize {
     text.char_indices().take_while(|&at| goes_on(at)).last().map_or(0, len)
 }
 
-/// Bytes that can be read from any place in a window.
-const LOOKAHEAD: usize = 16;
-const READABLE: usize = WIDTH + LOOKAHEAD;
-
 /// How text is cut.
 trait Cutter {
     /// The words of a window.
-    fn words(ascii: &Ascii, window: &[u8; READABLE], len: usize, kinds: &Kinds) -> Words;
+    ///
+    /// # Safety
+    /// The processor has the instructions of `C`.
+    unsafe fn words<C: Classify>(ascii: &Ascii, window: &[u8; READABLE], len: usize) -> Words;
     /// Bytes of the word that `text` starts with: the slow way, for words longer than a window.
     fn word_len(text: &str) -> usize;
     /// Whether ASCII letters count as their lower case.
@@ -120,7 +120,6 @@ impl<K: Cutter, V: FnMut(Word)> Work for Cut<'_, K, V> {
     #[inline(always)]
     unsafe fn run<C: Classify>(mut self) {
         let bytes = self.text.as_bytes();
-        let kinds = Kinds::get();
         let mut spelled = Vec::new();
         let mut pos = 0;
         while pos < bytes.len() {
@@ -133,7 +132,8 @@ impl<K: Cutter, V: FnMut(Word)> Work for Cut<'_, K, V> {
             let head = window.first_chunk().unwrap_or(&[b' '; WIDTH]);
             // SAFETY: the caller's.
             let ascii = unsafe { C::classify(head) };
-            let mut words = K::words(&ascii, window, left.min(WIDTH), kinds);
+            // SAFETY: the same.
+            let mut words = unsafe { K::words::<C>(&ascii, window, left.min(WIDTH)) };
             let ends = !words.inside | words.starts;
             let mut next = words.len;
             if left >= WIDTH && words.inside >> (words.len - 1) & 1 != 0 {
@@ -168,22 +168,23 @@ impl Cutter for Letters {
     const FOLDS_CASE: bool = true;
 
     #[inline(always)]
-    fn words(ascii: &Ascii, window: &[u8; READABLE], len: usize, kinds: &Kinds) -> Words {
+    unsafe fn words<C: Classify>(ascii: &Ascii, window: &[u8; READABLE], len: usize) -> Words {
         let plain = ascii.upper | ascii.lower | ascii.number;
         if ascii.wide == 0 {
             return Words { inside: plain, starts: plain & !(plain << 1), changing: 0, len };
         }
-        let (masks, len) = wide_masks(ascii, window, len, kinds);
-        let of = |kind: Kind| masks[kind.index()] | masks[kind.changing()];
-        let (letter, alone, mark) = (of(Kind::LETTER), of(Kind::ALONE), of(Kind::MARK));
-        let head = (plain & below(len)) | letter | alone;
+        // SAFETY: the caller's.
+        let wide = unsafe { kinds::table().look_up::<C>(window, ascii) };
+        // SAFETY: the caller's.
+        let having = |bits: u8| unsafe { wide.having::<C>(bits) };
+        let len = len.min(wide.len);
+        let (alone_leads, mark) = (having(kinds::ALONE), wide.own(having(kinds::MARK)));
+        let alone = wide.own(alone_leads);
+        let head = (plain & below(len)) | wide.own(having(kinds::LETTER)) | alone;
         let inside = head | onward(mark, head << 1 & mark);
-        let alone_leads = alone & !ascii.tail;
         let alone = alone | onward(mark, alone << 1 & mark);
         let starts = inside & (!(inside << 1) | alone_leads | alone << 1 & !alone);
-        let changing =
-            masks[Kind::LETTER.changing()] | masks[Kind::ALONE.changing()] | masks[Kind::MARK.changing()];
-        Words { inside, starts, changing, len }
+        Words { inside, starts, changing: wide.own(having(kinds::CHANGES)), len }
     }
 
     fn word_len(text: &str) -> usize {
@@ -197,12 +198,17 @@ impl Cutter for Runs {
     const FOLDS_CASE: bool = false;
 
     #[inline(always)]
-    fn words(ascii: &Ascii, window: &[u8; READABLE], len: usize, kinds: &Kinds) -> Words {
+    unsafe fn words<C: Classify>(ascii: &Ascii, window: &[u8; READABLE], len: usize) -> Words {
         let (mut space, mut len) = (ascii.space, len);
         if ascii.wide != 0 {
-            let (masks, whole) = wide_masks(ascii, window, len, kinds);
-            space |= masks[Kind::SPACE.index()] | masks[Kind::SPACE.changing()];
-            len = whole;
+            // SAFETY: the caller's.
+            let (wide, spaces) = unsafe {
+                let wide = kinds::table().look_up::<C>(window, ascii);
+                let spaces = wide.having::<C>(kinds::SPACE);
+                (wide, spaces)
+            };
+            space |= wide.own(spaces);
+            len = len.min(wide.len);
         }
         let inside = !space & below(len);
         Words { inside, starts: inside & !(inside << 1), changing: 0, len }
@@ -210,37 +216,6 @@ impl Cutter for Runs {
 
     fn word_len(text: &str) -> usize {
         text.find(char::is_whitespace).unwrap_or(text.len())
-    }
-}
-
-/// The bytes of each kind of character beyond ASCII, and where the last whole character ends.
-#[inline(always)]
-fn wide_masks(
-    ascii: &Ascii,
-    window: &[u8; READABLE],
-    len: usize,
-    kinds: &Kinds,
-) -> ([u64; Kind::COUNT], usize) {
-    let mut masks = [0; Kind::COUNT];
-    for at in Bits(ascii.wide & !ascii.tail) {
-        let (code, num_bytes) = decode(window, at);
-        if at + num_bytes > WIDTH {
-            return (masks, at);
-        }
-        masks[kinds.of(code).index()] |= below(num_bytes) << at;
-    }
-    (masks, len)
-}
-
-/// The character beyond ASCII at `at`, and how many bytes it takes.
-#[inline(always)]
-fn decode(window: &[u8; READABLE], at: usize) -> (u32, usize) {
-    let byte = |i: usize| u32::from(window[(at % WIDTH) + i]);
-    let tail = |i: usize| byte(i) & 0x3f;
-    match byte(0) {
-        0..0xe0 => ((byte(0) & 0x1f) << 6 | tail(1), 2),
-        0xe0..0xf0 => ((byte(0) & 0xf) << 12 | tail(1) << 6 | tail(2), 3),
-        _ => ((byte(0) & 7) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3), 4),
     }
 }
 
