@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::seen::prefetch;
-use crate::text::fold;
+use crate::text::Folder;
 use crate::{Error, Monitor, Result};
 
 /// When two texts are equal.
@@ -13,7 +13,7 @@ use crate::{Error, Monitor, Result};
 pub enum Equality {
     /// Byte by byte.
     Bytes,
-    /// After [`fold`].
+    /// After [`crate::text::fold`].
     Folded,
 }
 
@@ -30,17 +30,17 @@ impl Equality {
         }
     }
 
-    fn hash(self, text: &str) -> u128 {
+    fn hash(self, text: &str, folder: &mut Folder) -> u128 {
         match self {
             Self::Bytes => xxh3_128(text.as_bytes()),
-            Self::Folded => content_hash(text),
+            Self::Folded => xxh3_128(folder.fold(text)),
         }
     }
 }
 
-/// 128 bits that name a text as [`fold`] spells it.
+/// 128 bits that name a text as [`crate::text::fold`] spells it.
 pub fn content_hash(text: &str) -> u128 {
-    xxh3_128(fold(text).as_bytes())
+    Equality::Folded.hash(text, &mut Folder::default())
 }
 
 /// Texts that one task hashes.
@@ -66,11 +66,12 @@ pub fn exact_duplicates<T: AsRef<str> + Sync>(
     monitor: &Monitor,
 ) -> Result<Vec<usize>> {
     let hashes = texts.par_chunks(CHUNK).map(|chunk| {
+        let mut folder = Folder::default();
         let hash = |(i, text): (usize, &T)| {
             if let Some(next) = chunk.get(i + 1) {
                 prefetch_start(next.as_ref().as_bytes());
             }
-            monitor.advance(text.as_ref().len() as u64).map(|()| equality.hash(text.as_ref()))
+            monitor.advance(text.as_ref().len() as u64).map(|()| equality.hash(text.as_ref(), &mut folder))
         };
         chunk.iter().enumerate().map(hash).collect::<Result<Vec<u128>>>()
     });

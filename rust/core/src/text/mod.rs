@@ -8,6 +8,7 @@ pub(crate) mod table;
 pub(crate) mod traits;
 mod words;
 
+pub(crate) use fold::Folder;
 pub use fold::fold;
 pub use normalize::normalize;
 pub(crate) use words::{KEYS, mix};

@@ -32,7 +32,8 @@ const MARK: u8 = 2;
 
 static SETTLED: LazyLock<CharTable> = LazyLock::new(|| CharTable::build(unsettled));
 
-fn unsettled(char: char) -> u8 {
+/// What is known of a character: nothing if it stays as it is.
+pub(super) fn unsettled(char: char) -> u8 {
     let is_stable = is_kept(char) && is_nfc_quick(std::iter::once(char)) == IsNormalized::Yes;
     match (is_stable, canonical_combining_class(char)) {
         (true, 0) => 0,
