@@ -257,6 +257,9 @@ def sample(
 # text.rs
 def normalize_text(text: str) -> str: ...
 
+# repair.rs
+def repair_texts(texts: Sequence[str]) -> list[tuple[str, int, int] | None]: ...
+
 # unwanted.rs
 @final
 class UnwantedPhrases:

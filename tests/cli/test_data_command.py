@@ -58,7 +58,7 @@ def test_clean_masks_what_it_is_told_to(tmp_path, capsys):
     assert command("clean", *words, "--mask", "email", "key") == 0
     assert lines(tmp_path / "out.jsonl")[0]["text"] == "Mail <EMAIL> or call +1 212 555 0147."
     report = json.loads((tmp_path / "out.funnel.json").read_text())
-    assert report["stages"][1]["masked"] == {"email": 1, "key": 0}
+    assert report["stages"][1]["replaced"] == {"email": 1, "key": 0}
 
 
 def test_build_writes_what_pretraining_reads(corpus, tmp_path, capsys):

@@ -83,6 +83,6 @@ def test_the_report_counts_what_was_replaced_and_adds_up():
     texts = [document.text for document in mask_pii(documents, report=report)]
     assert texts == ["<EMAIL>, <EMAIL>", "nothing here"]
     (stage,) = report.stages
-    assert stage.masked == {"email": 2, "phone": 0, "ip": 0, "card": 0, "iban": 0, "key": 0}
+    assert stage.replaced == {"email": 2, "phone": 0, "ip": 0, "card": 0, "iban": 0, "key": 0}
     assert stage.input.bytes == stage.output.bytes + stage.rewritten_bytes
-    assert report.to_dict()["stages"][0]["masked"]["email"] == 2
+    assert report.to_dict()["stages"][0]["replaced"]["email"] == 2

@@ -57,7 +57,7 @@ def test_masks_are_counted_and_the_report_adds_up():
     kept = list(mask_phrases(documents("a bad, bad day", "fine"), ["bad"], "[removed]", report=report))
     assert [document.text for document in kept] == ["a [removed], [removed] day", "fine"]
     (stage,) = report.stages
-    assert stage.masked == {"phrase": 2}
+    assert stage.replaced == {"phrase": 2}
     assert stage.input.bytes == stage.output.bytes + stage.rewritten_bytes
 
 

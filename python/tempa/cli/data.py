@@ -31,6 +31,7 @@ from tempa.data.documents import Document, corpus_files, read_documents, write_d
 from tempa.data.duplicates import Duplicates, collision_probability, dedup, write_index
 from tempa.data.funnel import FunnelReport, total_bytes
 from tempa.data.pii import Kind, mask_pii
+from tempa.data.repair import repair
 from tempa.data.rules import Rules, clean
 from tempa.data.shards import write_shards
 from tempa.data.unwanted import Unwanted, drop_unwanted
@@ -79,6 +80,8 @@ class CleanConfig(Source):
     """The .jsonl file that gets the documents; the report goes beside it."""
     rules: Rules = field(default_factory=Rules)
     """Thresholds; `--rules.min-words 0` or `--rules.max-words inf` switches a rule off."""
+    repair: bool = False
+    """Decode entities that were left over, and UTF-8 that was read as Windows-1252 or Latin-1."""
     unwanted: Unwanted = field(default_factory=Unwanted)
     """Your lists of phrases, domains and URLs, such as `--unwanted.phrases words.txt`."""
     mask: tuple[Kind, ...] = ()
@@ -209,7 +212,8 @@ def _clean(argv: list[str]) -> int:
     )
     report = FunnelReport()
     with _reading(settings) as (documents, _):
-        kept = clean(documents, settings.rules, report=report)
+        kept = repair(documents, report=report) if settings.repair else documents
+        kept = clean(kept, settings.rules, report=report)
         kept = drop_unwanted(kept, settings.unwanted, report=report)
         if settings.mask:
             kept = mask_pii(kept, settings.mask, report=report)

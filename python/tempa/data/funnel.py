@@ -59,7 +59,7 @@ class Stage:
         output: What went on.
         dropped: What each rule dropped, in the order of first use.
         rewritten_bytes: Bytes by which the documents that went on became shorter.
-        masked: Places that were replaced, for each kind of personal data.
+        replaced: Places whose text was replaced, for each kind.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Stage:
     output: Count = field(default_factory=Count)
     dropped: dict[str, Dropped] = field(default_factory=dict)
     rewritten_bytes: int = 0
-    masked: dict[str, int] = field(default_factory=dict)
+    replaced: dict[str, int] = field(default_factory=dict)
 
     def keep(self, num_bytes: int, rewritten_bytes: int = 0) -> None:
         """Count a document of `num_bytes` that goes on, shortened by `rewritten_bytes`."""
@@ -95,7 +95,7 @@ class Stage:
             },
             "rewritten_bytes": self.rewritten_bytes,
             "output": vars(self.output),
-            **({"masked": self.masked} if self.masked else {}),
+            **({"replaced": self.replaced} if self.replaced else {}),
         }
 
 

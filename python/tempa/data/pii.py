@@ -77,7 +77,7 @@ def _masked(documents: Iterable[Document], kinds: Sequence[Kind], stage: Stage) 
     for batch in in_batches(documents):
         texts, counts = _core.mask_pii([document.text for document in batch], kinds)
         for kind, count in counts:
-            stage.masked[kind] = stage.masked.get(kind, 0) + count
+            stage.replaced[kind] = stage.replaced.get(kind, 0) + count
         for document, text in zip(batch, texts, strict=True):
             size = utf8_bytes(document.text)
             stage.keep(size, 0 if text is None else size - utf8_bytes(text))

@@ -152,7 +152,7 @@ def drop_urls(
     Raises:
         ValueError: If an entry has no host.
 
-    >>> pages = [Document("one", "https://a.example.org/x"), Document("two", "https://example.com")]
+    >>> pages = [Document("one", "ftp://a.example.org/x"), Document("two", "ftp://example.com")]
     >>> [page.text for page in drop_urls(pages, ["example.org"])]
     ['two']
     """
@@ -185,7 +185,7 @@ def _without_phrases(
 def _masked(
     documents: Iterable[Document], phrases: _core.UnwantedPhrases, replacement: str, stage: Stage
 ) -> Iterator[Document]:
-    stage.masked["phrase"] = 0
+    stage.replaced["phrase"] = 0
     for batch in in_batches(documents):
         masked = phrases.mask([document.text for document in batch], replacement)
         for document, found in zip(batch, masked, strict=True):
@@ -195,7 +195,7 @@ def _masked(
                 yield document
             else:
                 text, count = found
-                stage.masked["phrase"] += count
+                stage.replaced["phrase"] += count
                 stage.keep(size, size - utf8_bytes(text))
                 yield Document(text, document.source)
 

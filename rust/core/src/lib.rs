@@ -21,6 +21,7 @@ pub mod pages;
 pub mod pii;
 pub mod quality;
 pub mod ragged;
+pub mod repair;
 pub mod rng;
 pub mod sample;
 pub mod scan;

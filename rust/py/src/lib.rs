@@ -17,6 +17,7 @@ mod kv;
 mod pack;
 mod pii;
 mod quality;
+mod repair;
 mod rng;
 mod sample;
 mod scan;
@@ -59,6 +60,8 @@ mod _core {
     use pii::{find_pii, mask_pii};
     #[pymodule_export]
     use quality::{clean_texts, measure_text, quality_rules};
+    #[pymodule_export]
+    use repair::repair_texts;
     #[pymodule_export]
     use rng::{random_bits, random_uniform};
     #[pymodule_export]

@@ -63,24 +63,24 @@ fn lists_that_cannot_be_meant_are_refused() {
     assert!(Phrases::new(&["fine", ""]).is_err() && Phrases::new(&[" a"]).is_err());
     assert!(Phrases::new::<&str>(&[]).is_ok());
     assert!(
-        Urls::new(&["two words"]).is_err() && Urls::new(&[""]).is_err() && Urls::new(&["http:///x"]).is_err()
+        Urls::new(&["two words"]).is_err() && Urls::new(&[""]).is_err() && Urls::new(&["HTTP:///x"]).is_err()
     );
 }
 
 #[test]
 fn domains_and_urls_stand_for_what_is_below() {
-    let urls = Urls::new(&["bad.org", "https://www.Some.net/forum/", "com.evil"]).unwrap();
+    let urls = Urls::new(&["bad.org", "HTTPS://www.Some.net/forum/", "com.evil"]).unwrap();
     for (url, entry) in [
-        ("https://bad.org", Some("bad.org")),
-        ("http://user@www.BAD.org:80/x?y#z", Some("bad.org")),
-        ("https://sub.of.bad.org/page", Some("bad.org")),
-        ("https://bad.org?q=1", Some("bad.org")),
-        ("https://notbad.org/bad.org", None),
-        ("https://bad.org.uk/", None),
-        ("https://some.net/forum/7?page=2", Some("some.net/forum")),
-        ("https://m.some.net/forum?page=2", Some("some.net/forum")),
-        ("https://some.net/forums", None),
-        ("https://some.net/", None),
+        ("HTTPS://bad.org", Some("bad.org")),
+        ("HTTP://user@www.BAD.org:80/x?y#z", Some("bad.org")),
+        ("HTTPS://sub.of.bad.org/page", Some("bad.org")),
+        ("HTTPS://bad.org?q=1", Some("bad.org")),
+        ("HTTPS://notbad.org/bad.org", None),
+        ("HTTPS://bad.org.uk/", None),
+        ("HTTPS://some.net/forum/7?page=2", Some("some.net/forum")),
+        ("HTTPS://m.some.net/forum?page=2", Some("some.net/forum")),
+        ("HTTPS://some.net/forums", None),
+        ("HTTPS://some.net/", None),
         ("bad.org/file.txt:3", None),
         ("", None),
     ] {
