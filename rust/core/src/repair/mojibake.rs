@@ -10,9 +10,13 @@ pub(super) const WINDOWS: [char; 32] = [
 ];
 
 /// Characters of bytes within a character of UTF-8 that may follow a word in good text.
-const AFTER_WORDS: &str = "\u{a0}\u{ad}¡«»¿§¶©®°¹²³ªº´¨·¸¯‚„…†‡‹›‘’“”•–—™";
-/// Those of them that may also stand between two words.
+const AFTER_WORDS: &str = "\u{a0}\u{ad}¡«»¿§¶©®°¹²³ªº´·‚„…†‡‹›‘’“”•–—™";
+/// Those of them that may stand before a word too.
+const BEFORE_WORDS: &str = "\u{a0}\u{ad}¡«¿´·„…‹‘’“•–—";
+/// Those of them that may stand between two words, with nothing else.
 const BETWEEN_WORDS: &str = "…–—’";
+const OPENING: &str = "«»„“‘‚‹›\"'(";
+const CLOSING: &str = "«»”“’‘‹›";
 
 /// A character that was read as several.
 #[derive(Debug, Clone, Copy)]
@@ -101,20 +105,22 @@ fn candidate(text: &str, start: usize) -> Option<Candidate> {
 
 /// Whether good text does not have these characters in a row.
 fn is_sure(before: Option<char>, read: &[char], after: Option<char>) -> bool {
-    let is_after_word = |char: &char| AFTER_WORDS.contains(*char);
     let (lead, rest) = (read[0], &read[1..]);
     let is_letter = |char: Option<char>| char.is_some_and(char::is_alphabetic);
+    let is_quoted = before.is_some_and(|char| OPENING.contains(char)) && CLOSING.contains(rest[0]);
     match lead {
         // A capital within a word whose last letter was small.
-        'Â'..='Þ' if before.is_some_and(char::is_lowercase) => true,
-        // What damaged text in the languages of western Europe has most.
-        'Â' | 'Ã' if ('\u{a0}'..='¿').contains(&rest[0]) && !is_letter(before) => true,
-        'Ã' if is_letter(after) && !(is_letter(before) && BETWEEN_WORDS.contains(rest[0])) => true,
+        'Â'..='Þ' if before.is_some_and(char::is_lowercase) => return true,
+        // No word ends with the first or consists of one of them, but quotations of letters do.
+        'Â' if !is_quoted && ('\u{a0}'..='¿').contains(&rest[0]) => return true,
+        'Â' | 'Ã' | 'â' if !is_quoted && !is_letter(before) => return true,
+        'Ã' if is_letter(after) && !(is_letter(before) && BETWEEN_WORDS.contains(rest[0])) => return true,
+        'Â'..='ß' if is_letter(after) && !BEFORE_WORDS.contains(rest[0]) => return true,
         // A mark of byte order.
-        'ï' if rest == ['»', '¿'] => true,
-        'Â'..='Ã' => !rest.iter().all(is_after_word),
-        _ => rest[0] != '\u{a0}' && !rest.iter().all(is_after_word),
+        'ï' if rest == ['»', '¿'] => return true,
+        _ => {}
     }
+    rest[0] != '\u{a0}' && !rest.iter().all(|char| AFTER_WORDS.contains(*char))
 }
 
 /// The byte from 0x80 to 0xbf that a character was read from.
