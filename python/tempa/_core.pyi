@@ -1,7 +1,7 @@
 """Types of the compiled module; `make lint` compares this file with the binary."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, final
 
@@ -185,6 +185,106 @@ class ShardWriter:
     ) -> tuple[int, int]: ...
     def finish(self) -> tuple[int, int]: ...
     def abort(self) -> None: ...
+
+def write_shard_manifest(directory: str | Path, fingerprint: str, vocab_size: int) -> None: ...
+
+# corpus.rs
+_Near: TypeAlias = tuple[float, str, int, int, int, int, bool]
+# texts, names, places, problems as (place, reason)
+_Batch: TypeAlias = tuple[list[str], list[str], list[int], list[tuple[int, str]]]
+# tokens, documents, checksum, bytes of text
+_Emitted: TypeAlias = tuple[int, int, str, int]
+
+def num_processors() -> int: ...
+
+@final
+class Work:
+    def __new__(cls) -> Work: ...
+    @property
+    def done(self) -> int: ...
+    def cancel(self) -> None: ...
+
+@final
+class Step:
+    @staticmethod
+    def sample(share: float) -> Step: ...
+    @staticmethod
+    def clean(thresholds: Sequence[float]) -> Step: ...
+    @staticmethod
+    def mask(kinds: Sequence[str]) -> Step: ...
+    @staticmethod
+    def repair() -> Step: ...
+    @staticmethod
+    def drop_urls(urls: Sequence[str]) -> Step: ...
+    @staticmethod
+    def drop_phrases(phrases: Sequence[str], max_phrases: float, max_share: float) -> Step: ...
+    @staticmethod
+    def mask_phrases(phrases: Sequence[str], replacement: str) -> Step: ...
+    @staticmethod
+    def classify(model: str | Path, wanted: Sequence[str], min_probability: float) -> Step: ...
+    @staticmethod
+    def decontaminate(
+        items: Sequence[str],
+        names: Sequence[tuple[str, str]],
+        overlap: tuple[int, int, int, float],
+        margin: int | None,
+    ) -> Step: ...
+
+@final
+class Stager:
+    def __new__(cls, steps: Sequence[Step], near: _Near | None = None) -> Stager: ...
+    def stage_files(
+        self,
+        files: Sequence[tuple[str | Path, int, int]],
+        how: tuple[str, str | None, bool, int],
+        target: str | Path,
+        work: Work,
+    ) -> None: ...
+    def stage_texts(self, batches: Iterator[_Batch], file: str, target: str | Path, work: Work) -> None: ...
+
+@final
+class StagedDocuments:
+    def __new__(cls, paths: Sequence[str | Path]) -> StagedDocuments: ...
+    def verify(self, work: Work) -> None: ...
+    def __len__(self) -> int: ...
+    @property
+    def starts(self) -> NDArray[np.int64]: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def sizes(self) -> NDArray[np.int64]: ...
+    def report(self, file: int) -> bytes: ...
+    def text(self, document: int) -> str: ...
+    def name(self, document: int) -> str: ...
+    def settle(
+        self,
+        against: Sequence[SignatureIndex],
+        reasons: Sequence[str],
+        similar: _Near | None,
+        keep: str,
+        work: Work,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]: ...
+    def distinct(
+        self, among: NDArray[np.uint32], similar: _Near, keep: str
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]: ...
+    def band_groups(
+        self, band: int, distinct: NDArray[np.uint32], similar: _Near
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]: ...
+    def decide(
+        self,
+        groups: Sequence[tuple[NDArray[np.uint32], NDArray[np.uint64]]],
+        part: tuple[int, int],
+        similar: _Near,
+        keep: str,
+        work: Work,
+    ) -> NDArray[np.uint32]: ...
+    def emit(
+        self,
+        file: int,
+        is_kept: NDArray[np.bool_],
+        how: tuple[Tokenizer, int | None, tuple[str, int, int], int],
+        targets: tuple[str | Path, str | Path],
+        work: Work,
+    ) -> tuple[_Emitted | None, _Emitted | None, bool]: ...
 
 # pack.rs
 _Arrays: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]

@@ -122,18 +122,16 @@ def _type_name(hint: Any) -> str:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The plain values of a configuration, without the fields that are None."""
-    plain: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            plain[field.name] = to_dict(value)
-        elif isinstance(value, tuple):
-            plain[field.name] = list(value)
-        elif isinstance(value, Path):
-            plain[field.name] = str(value)
-        elif value is not None:
-            plain[field.name] = value
-    return plain
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def to_toml(config: Any) -> str:
@@ -142,11 +140,17 @@ def to_toml(config: Any) -> str:
 
 
 def _toml_lines(values: dict[str, Any], table: str) -> list[str]:
-    lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if not isinstance(value, dict)]
-    for key, value in values.items():
-        if isinstance(value, dict):
-            lines += ["", f"[{table}{key}]", *_toml_lines(value, f"{table}{key}.")]
+    tables = {key: value for key, value in values.items() if isinstance(value, dict) or _are_tables(value)}
+    lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if key not in tables]
+    for key, value in tables.items():
+        mark, each = ("[[{}]]", value) if isinstance(value, list) else ("[{}]", [value])
+        for one in each:
+            lines += ["", mark.format(f"{table}{key}"), *_toml_lines(one, f"{table}{key}.")]
     return lines
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _toml_value(value: Any) -> str:

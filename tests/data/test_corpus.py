@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tempa.data.corpus import build, split_documents
+from tempa.data.corpus import build
 from tempa.data.documents import Document, read_documents, write_documents
 from tempa.data.duplicates import Duplicates, dedup
 from tempa.data.funnel import FunnelReport
@@ -53,7 +53,8 @@ def test_a_corpus_holds_every_kept_document_once_and_its_own_tokenizer(tmp_path,
         "bytes": sum(len(text.encode()) for text in texts_of(train, known)) - 13 * train.num_documents,
         "tokens": train.num_tokens,
     }
-    clean, dedup = saved["stages"]
+    read, clean, dedup = saved["stages"]
+    assert read["output"] == clean["input"]
     assert clean["dropped"]["max_top_letter"]["documents"] == 1
     assert dedup["dropped"]["exact"]["documents"] == 1
     assert dedup["input"] == clean["output"]
@@ -69,19 +70,30 @@ def test_a_chain_of_calls_reports_its_stages_in_order(documents):
     assert report.stages[1].input == report.stages[0].output
 
 
-def test_the_hash_split_keeps_a_document_on_its_side(documents):
-    _, val = split_documents(documents, 0.3)
-    _, fewer = split_documents(documents[::-2], 0.3)
-    assert {document.text for document in fewer} <= {document.text for document in val}
+def held_out(path, documents, tokenizer, **options):
+    options = {"rules": Rules.none(), "duplicates": Duplicates(near=False), **options}
+    build(documents, path, tokenizer, **options)
+    return [texts_of(Shards(path / side), tokenizer) for side in ("train", "val")]
+
+
+def test_the_hash_split_keeps_a_document_on_its_side(tmp_path, documents, tokenizer):
+    _, val = held_out(tmp_path / "all", documents, tokenizer, val_fraction=0.3)
+    _, fewer = held_out(tmp_path / "some", documents[::-2], tokenizer, val_fraction=0.3)
+    assert set(fewer) <= set(val)
     assert len(val) / len(documents) == pytest.approx(0.3, abs=0.11)  # four standard errors
 
 
-def test_the_tail_split_is_that_of_the_characters():
+def test_the_tail_split_is_that_of_the_bytes_and_cuts_no_character(tmp_path):
     text = "0123456789" * 10
-    documents = [Document(text[:95], "a"), Document(text[95:], "b")]
-    train, val = split_documents(documents, 0.1, "tail")
-    assert [document.text for document in train] == [text[:90]]
-    assert [document.text for document in val] == [text[90:95], text[95:]]
+    documents = [Document(text[:95], "a"), Document(text[95:], "b"), Document("é" * 5, "c")]
+    tokenizer = Tokenizer.from_characters(text + "é")
+    end = "<|endoftext|>"
+    train, val = held_out(tmp_path / "a", documents[:2], tokenizer, val_fraction=0.1, split="tail")
+    assert train == [text[:90] + end]
+    assert val == [text[90:95] + end, text[95:] + end]
+    train, val = held_out(tmp_path / "b", documents, tokenizer, val_fraction=3 / 110, split="tail")
+    assert train == [text[:95] + end, text[95:] + end, "é" * 4 + end]
+    assert val == ["é" + end]
 
 
 @pytest.mark.parametrize(
@@ -177,4 +189,6 @@ def test_a_full_disk_is_one_error_that_names_the_file(small_disk, tmp_path, toke
         assert done.stderr.count("\n") == 1
         assert "no space left on device" in done.stderr
         assert name in done.stderr
-        assert [path.name for path in small_disk.iterdir()] == ["earlier.jsonl"]
+        # A build keeps what is done, to go on from there.
+        left = {path.name for path in small_disk.iterdir()} - {".corpus.work"}
+        assert left == {"earlier.jsonl"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from tempa.data.classify import (
     train_classifier,
     write_labelled,
 )
-from tempa.data.corpus import FUNNEL, build
+from tempa.data.corpus import FUNNEL, FUNNEL_PAGE, BuildConfig, build_corpus
 from tempa.data.decontaminate import Contamination, ContaminationReport, EvalSet, decontaminate
 from tempa.data.documents import Document, corpus_files, read_documents, write_documents
 from tempa.data.duplicates import Duplicates, collision_probability, dedup, write_index
@@ -35,6 +36,9 @@ from tempa.data.repair import repair
 from tempa.data.rules import Rules, clean
 from tempa.data.shards import write_shards
 from tempa.data.unwanted import Unwanted, drop_unwanted
+
+# Everything was done that could be, but not all input could be read.
+EXIT_PROBLEMS = 3
 
 _Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
 _T = TypeVar("_T")
@@ -162,30 +166,6 @@ class CurveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildConfig(Source):
-    """Settings of `tempa data build`."""
-
-    out: Path
-    """The directory that gets train/, val/, tokenizer.json and funnel.json."""
-    tokenizer: Path
-    """Directory with a tokenizer.json, such a file, a sentencepiece .model or a .tiktoken file."""
-    val_fraction: float = 0.01
-    """Share that is held out."""
-    split: Literal["hash", "tail"] = "hash"
-    """Hold out documents by the hash of their text, or the end of the corpus, which may cut a document."""
-    clean: bool = True
-    """Apply the quality rules."""
-    dedup: bool = True
-    """Drop duplicates."""
-    rules: Rules = field(default_factory=Rules)
-    """Thresholds; `--rules.min-words 0` or `--rules.max-words inf` switches a rule off."""
-    duplicates: Duplicates = field(default_factory=Duplicates)
-    """What counts as a duplicate."""
-    overwrite: bool = False
-    """Replace an earlier corpus."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class EncodeConfig(Source):
     """Settings of `tempa data encode`."""
 
@@ -255,7 +235,7 @@ def _decontaminate(argv: list[str]) -> int:
         prog="tempa data decontaminate",
         description="Drop documents that have items of evaluation sets, or cut the items out.",
     )
-    tasks = [_eval_set(name) for name in settings.against]
+    tasks = [EvalSet.named(name) for name in settings.against]
     report, found = FunnelReport(), ContaminationReport()
     with _reading(settings) as (documents, _):
         kept = decontaminate(documents, tasks, settings.contamination, found=found, report=report)
@@ -264,11 +244,6 @@ def _decontaminate(argv: list[str]) -> int:
     found.save(items)
     Console().print(found.table())
     return _show(report, f"{settings.out}, reports in {_report_of(settings.out)} and {items}")
-
-
-def _eval_set(name: str) -> EvalSet:
-    path, _, fields = name.rpartition(":")
-    return EvalSet.read(path, fields.split(",")) if path and not Path(name).exists() else EvalSet.read(name)
 
 
 def _classify(argv: list[str]) -> int:
@@ -342,27 +317,31 @@ def _build(argv: list[str]) -> int:
         BuildConfig,
         argv,
         prog="tempa data build",
-        description="Clean documents, drop duplicates, hold some out, and tokenise them into shards.",
+        description="Clean documents, drop duplicates, hold some out, and tokenise them into shards, in one "
+        "pass. Settings may stand in a file: `tempa data build corpus.toml`. A build that was interrupted "
+        f"goes on when it is started again. Exit code {EXIT_PROBLEMS}: some input could not be read.",
     )
     tokenizer = read_bpe(settings.tokenizer)
-    with _reading(settings) as (documents, show):
-        report = build(
-            documents,
-            settings.out,
-            tokenizer,
-            rules=settings.rules if settings.clean else Rules.none(),
-            duplicates=settings.duplicates if settings.dedup else Duplicates(exact=False, near=False),
-            val_fraction=settings.val_fraction,
-            split=settings.split,
-            overwrite=settings.overwrite,
-            progress=show,
-        )
+    with WorkProgress() as progress:
+        corpus = build_corpus(settings, tokenizer, progress=progress.show)
+    report = corpus.report
     lines = [
         f"{name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
         f"{counts['bytes'] / max(counts['tokens'], 1):.2f} bytes a token"
         for name, counts in report.splits.items()
     ]
-    return _show(report, *lines, f"{settings.out}, report in {settings.out / FUNNEL}")
+    page = settings.out / FUNNEL_PAGE
+    _show(report, *lines, f"{settings.out}, report in {page}; sha256 {corpus.sha256[:16]}")
+    if not corpus.num_problems:
+        return 0
+    for problem in report.details.problems[:10]:
+        print(f"{problem['file']}, byte {problem['offset']:,}: {problem['reason']}", file=sys.stderr)
+    print(
+        f"{corpus.num_problems:,} documents or files could not be read; the rest is in the corpus. "
+        f"More in {settings.out / FUNNEL}",
+        file=sys.stderr,
+    )
+    return EXIT_PROBLEMS
 
 
 def _encode(argv: list[str]) -> int:

@@ -54,6 +54,12 @@ class EvalSet:
         ]
         return cls(Path(path).name.split(".")[0], items)
 
+    @classmethod
+    def named(cls, name: str) -> EvalSet:
+        """Read the task that `FILE` or `FILE:FIELD,FIELD` names."""
+        path, _, fields = name.rpartition(":")
+        return cls.read(path, fields.split(",")) if path and not Path(name).exists() else cls.read(name)
+
 
 @dataclass(frozen=True)
 class Contamination:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from tempa.data.staging import staged_file
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 # Tables are compressed inside.
-_COMPRESSIBLE = (".txt", ".jsonl")
+_NOT_COMPRESSIBLE = (".parquet",)
 
 DecodeErrors = Literal["strict", "replace"]
 
@@ -43,13 +43,15 @@ class Document:
     source: str
 
 
-def corpus_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+def corpus_files(
+    paths: str | Path | Iterable[str | Path], *, suffixes: Sequence[str] = SUFFIXES
+) -> list[Path]:
     """The files that `paths` stand for: files as given, directories by all files below them, sorted.
 
     Args:
         paths: Files, directories or patterns such as `part-*.jsonl` and `**/*.txt`, whose matches are sorted.
-            Below a directory only `.txt`, `.jsonl` and `.parquet` count, the first two also with `.gz` or
-            `.zst` after it.
+            Below a directory only files with these endings count.
+        suffixes: Endings of documents; all but `.parquet` also with `.gz` or `.zst` after it.
 
     Raises:
         FileNotFoundError: If a path does not exist.
@@ -58,19 +60,22 @@ def corpus_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in [Path(paths)] if isinstance(paths, str | Path) else map(Path, paths):
         if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if _is_document(file) and file.is_file())
+            below = sorted(
+                file for file in path.rglob("*") if _is_document(file, suffixes) and file.is_file()
+            )
             if not below:
-                raise ValueError(f"{path}: no {', '.join(SUFFIXES)} file in this directory or below it")
+                raise ValueError(f"{path}: no {', '.join(suffixes)} file in this directory or below it")
             files += below
         elif not path.exists():
             matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
             if not matches:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-            files += corpus_files(matches)
-        elif not _is_document(path):
-            also = f"; {' and '.join(_COMPRESSIBLE)} also with {' or '.join(CODECS)}"
+            files += corpus_files(matches, suffixes=suffixes)
+        elif not _is_document(path, suffixes):
+            packed = [suffix for suffix in suffixes if suffix not in _NOT_COMPRESSIBLE]
+            also = f"; {' and '.join(packed)} also with {' or '.join(CODECS)}"
             raise ValueError(
-                f"{path}: cannot tell its format from its name; expected {', '.join(SUFFIXES)}{also}"
+                f"{path}: cannot tell its format from its name; expected {', '.join(suffixes)}{also}"
             )
         else:
             files.append(path)
@@ -148,9 +153,9 @@ def write_documents(path: str | Path, documents: Iterable[Document], *, overwrit
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
-def _is_document(file: Path) -> bool:
-    formats = _COMPRESSIBLE if file.suffix in CODECS else SUFFIXES
-    return format_of(file) in formats
+def _is_document(file: Path, suffixes: Sequence[str]) -> bool:
+    is_packed = file.suffix in CODECS
+    return format_of(file) in suffixes and not (is_packed and format_of(file) in _NOT_COMPRESSIBLE)
 
 
 def _stream(

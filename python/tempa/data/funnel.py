@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from tempa.data.documents import Document
 from tempa.data.staging import save_json
 
 EXAMPLE_CHARS = 160
+MAX_HOSTS = 100
+MAX_PROBLEMS = 100
 
 
 @dataclass
@@ -76,6 +79,21 @@ class Stage:
         self.output.add(num_bytes - rewritten_bytes)
         self.rewritten_bytes += rewritten_bytes
 
+    def merge(self, other: dict[str, Any]) -> None:
+        """Add the counts of the same step on other documents, as `to_dict` gives them."""
+        for own, more in ((self.input, other["input"]), (self.output, other["output"])):
+            own.documents += more["documents"]
+            own.bytes += more["bytes"]
+        self.rewritten_bytes += other["rewritten_bytes"]
+        for kind, count in other.get("replaced", {}).items():
+            self.replaced[kind] = self.replaced.get(kind, 0) + count
+        for rule, more in other["dropped"].items():
+            dropped = self.dropped.setdefault(rule, Dropped())
+            dropped.documents += more["documents"]
+            dropped.bytes += more["bytes"]
+            room = self.max_examples - len(dropped.examples)
+            dropped.examples += [Example(**example) for example in more["examples"][:room]]
+
     def drop(self, rule: str, document: Document, num_bytes: int, reason: str) -> None:
         """Count a document that `rule` drops."""
         self.input.add(num_bytes)
@@ -99,6 +117,64 @@ class Stage:
         }
 
 
+@dataclass
+class Details:
+    """What a build knows beside its stages; all of it may be empty.
+
+    Attributes:
+        num_problems: Documents and files that could not be read.
+        problems: The first of them: file, offset in bytes (or row of a table), reason.
+        input_sizes: Documents read, by size: entry i counts those of 2^i to below 2^(i+1) bytes.
+        output_sizes: The same for those that go on to the search for duplicates.
+        hosts: Documents and bytes of the most frequent hosts, of the same documents.
+        tasks: Items of evaluation sets that were found, by task.
+        seconds: Time of each kind of work, summed over threads.
+    """
+
+    num_problems: int = 0
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    input_sizes: list[int] = field(default_factory=list)
+    output_sizes: list[int] = field(default_factory=list)
+    hosts: dict[str, Count] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What there is, as plain values; of the hosts those with most documents."""
+        hosts = sorted(self.hosts.items(), key=lambda host: (-host[1].documents, host[0]))
+        plain = {**vars(self), "hosts": {host: vars(count) for host, count in hosts[:MAX_HOSTS]}}
+        return {name: value for name, value in plain.items() if value}
+
+    def merge(self, part: dict[str, Any], max_examples: int) -> None:
+        """Add what the core found in other documents."""
+        self.num_problems += part["num_problems"]
+        self.problems += part["problems"][: MAX_PROBLEMS - len(self.problems)]
+        self.input_sizes = _sum(self.input_sizes, part["input_sizes"])
+        self.output_sizes = _sum(self.output_sizes, part["output_sizes"])
+        for host, count in part["hosts"].items():
+            own = self.hosts.setdefault(host, Count())
+            own.documents += count["documents"]
+            own.bytes += count["bytes"]
+        for task, found in part["tasks"].items():
+            _merge_task(self.tasks.setdefault(task, {"documents": 0, "hits": {}}), found, max_examples)
+        for what, spent in part["seconds"].items():
+            self.seconds[what] = self.seconds.get(what, 0.0) + spent
+
+
+def _sum(a: list[int], b: list[int]) -> list[int]:
+    return [x + y for x, y in zip_longest(a, b, fillvalue=0)]
+
+
+def _merge_task(own: dict[str, Any], found: dict[str, Any], max_examples: int) -> None:
+    own["documents"] += found["documents"]
+    for item, more in found["hits"].items():
+        hit = own["hits"].setdefault(item, {"documents": 0, "span_words": 0, "share": 0.0, "examples": []})
+        hit["documents"] += more["documents"]
+        hit["span_words"] = max(hit["span_words"], more["span_words"])
+        hit["share"] = max(hit["share"], more["share"])
+        hit["examples"] += more["examples"][: max_examples - len(hit["examples"])]
+
+
 class FunnelReport:
     """Collects the stages of a run of the pipeline.
 
@@ -116,6 +192,7 @@ class FunnelReport:
         self.max_examples = max_examples
         self.stages: list[Stage] = []
         self.splits: dict[str, dict[str, int]] = {}
+        self.details = Details()
 
     def stage(self, name: str) -> Stage:
         """Begin a stage."""
@@ -125,7 +202,16 @@ class FunnelReport:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, as they are saved."""
         stages = [stage.to_dict() for stage in self.stages]
-        return {"stages": stages, **({"splits": self.splits} if self.splits else {})}
+        splits = {"splits": self.splits} if self.splits else {}
+        return {"stages": stages, **splits, **self.details.to_dict()}
+
+    def merge(self, part: dict[str, Any]) -> None:
+        """Add the report of the same steps on other documents, as the core gives it."""
+        if not self.stages:
+            self.stages = [Stage(stage["name"], self.max_examples) for stage in part["stages"]]
+        for own, more in zip(self.stages, part["stages"], strict=True):
+            own.merge(more)
+        self.details.merge(part, self.max_examples)
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON.
@@ -144,6 +230,8 @@ class FunnelReport:
         whole = self.stages[0].input if self.stages else Count()
         table.add_row(*_cells("read", whole, whole), style="bold")
         for stage in self.stages:
+            if stage.name == "read" and not stage.dropped:
+                continue
             for rule, dropped in sorted(stage.dropped.items(), key=lambda item: -item[1].documents):
                 table.add_row(*_cells(f"  - {rule}", dropped, whole))
             if stage.rewritten_bytes:

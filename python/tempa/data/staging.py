@@ -56,11 +56,7 @@ def staged_directory(path: str | Path, *, marker: str, overwrite: bool = False) 
         FileExistsError: If the name is taken and may not be replaced.
     """
     target = Path(path)
-    is_replaced = target.exists() and not (target.is_dir() and not any(target.iterdir()))
-    if is_replaced:
-        if overwrite and not (target / marker).is_file():
-            raise FileExistsError(f"{target}: holds no {marker}, so it is not replaced; choose another name")
-        _check_free(target, overwrite)
+    is_replaced = check_free_directory(target, marker=marker, overwrite=overwrite)
     staging, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "replaced"))
     for leftover in (staging, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -80,6 +76,20 @@ def staged_directory(path: str | Path, *, marker: str, overwrite: bool = False) 
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_free_directory(target: Path, *, marker: str, overwrite: bool) -> bool:
+    """Fail unless a directory may be made or replaced; whether there is one to replace.
+
+    Raises:
+        FileExistsError: If the name is taken and may not be replaced.
+    """
+    is_replaced = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    if is_replaced:
+        if overwrite and not (target / marker).is_file():
+            raise FileExistsError(f"{target}: holds no {marker}, so it is not replaced; choose another name")
+        _check_free(target, overwrite)
+    return is_replaced
 
 
 def sync_directory(path: Path) -> None:

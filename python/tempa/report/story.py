@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tempa.report.page import Markup, join, number, table, tag, write_page
+from tempa.report.funnel import funnel_table
+from tempa.report.page import Markup, join, table, tag, write_page
 from tempa.report.plot import Bar, bar_plot
 
 
@@ -94,7 +95,7 @@ def write_story_report(path: Path | str, story: Story) -> Path:
             tag("h2", "All measures, all models"),
             tag("p", "Held-out data; mean and 95% bootstrap interval.", class_="note"),
             table(["", *story.models], [[name, *cells] for name, cells in story.scores.items()]),
-            _funnel(story.funnel),
+            funnel_table(story.funnel),
             tag("h2", "This run"),
             table([], story.facts.items()),
         ]
@@ -134,22 +135,3 @@ def _chapter(number_: int, chapter: Chapter) -> Markup:
         parts.append(bar_plot(verdict.bars, title=verdict.title, unit=verdict.unit, top=top))
     parts += chapter.plots
     return tag("section", *parts)
-
-
-def _funnel(funnel: Mapping[str, Any]) -> Markup:
-    """Documents and bytes at each step, and what was dropped."""
-    if not funnel.get("stages"):
-        return Markup("")
-    whole = funnel["stages"][0]["input"]
-    rows: list[list[object]] = [["read", *_counts(whole, whole), ""]]
-    for stage in funnel["stages"]:
-        for rule, dropped in stage["dropped"].items():
-            example = dropped["examples"][0]["text"][:70] if dropped["examples"] else ""
-            rows.append([f"dropped: {rule}", *_counts(dropped, whole), tag("small", example)])
-        rows.append([tag("b", f"after {stage['name']}"), *_counts(stage["output"], whole), ""])
-    return join([tag("h2", "The text"), table(["", "documents", "MB", "% of bytes", "example"], rows)])
-
-
-def _counts(count: Mapping[str, Any], whole: Mapping[str, Any]) -> list[str]:
-    share = 100 * count["bytes"] / max(whole["bytes"], 1)
-    return [f"{count['documents']:,}", f"{count['bytes'] / 1e6:.2f}", number(share, 3)]

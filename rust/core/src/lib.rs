@@ -5,10 +5,10 @@
 //! parallel function does not depend on the number of threads.
 
 pub mod attend;
-
 pub mod bpe;
 pub mod chat;
 pub mod classify;
+pub mod corpus;
 pub mod dedup;
 pub mod error;
 mod exp;

@@ -153,9 +153,11 @@ pub(crate) fn drop_stretches(
 }
 
 /// (threshold, unit, ngram, bands, rows, seed, is_exact)
-type Options = (f64, String, usize, usize, usize, u64, bool);
+pub(crate) type Options = (f64, String, usize, usize, usize, u64, bool);
 
-fn near_options((threshold, unit, ngram, bands, rows, seed, is_exact): Options) -> PyResult<NearOptions> {
+pub(crate) fn near_options(
+    (threshold, unit, ngram, bands, rows, seed, is_exact): Options,
+) -> PyResult<NearOptions> {
     let unit = Unit::from_name(&unit).map_err(to_python)?;
     let shingler = Shingler { unit, ngram, seed };
     Ok(NearOptions { threshold, shingler, bands: Bands { bands, rows }, is_exact })
@@ -209,7 +211,7 @@ pub(crate) fn encode_index<'py>(
 
 /// SignatureIndex(path): the signatures of published texts, checked and mapped into memory.
 #[pyclass(frozen, module = "tempa._core")]
-pub(crate) struct SignatureIndex(Index);
+pub(crate) struct SignatureIndex(pub(crate) Index);
 
 #[pymethods]
 impl SignatureIndex {

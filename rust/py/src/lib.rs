@@ -8,6 +8,7 @@ mod bpe;
 mod bpe_train;
 mod chat;
 mod classify;
+mod corpus;
 mod decontaminate;
 mod dedup;
 mod error;
@@ -42,6 +43,8 @@ mod _core {
     #[pymodule_export]
     use classify::{Classifier, text_features};
     #[pymodule_export]
+    use corpus::{StagedDocuments, Stager, Step, Work, count_processors};
+    #[pymodule_export]
     use decontaminate::EvalItems;
     #[pymodule_export]
     use dedup::{
@@ -69,7 +72,7 @@ mod _core {
     #[pymodule_export]
     use scan::{gae, reward_to_go};
     #[pymodule_export]
-    use shard::{ShardWriter, Shards};
+    use shard::{ShardWriter, Shards, write_shard_manifest};
     #[pymodule_export]
     use text::normalize_text;
     #[pymodule_export]

@@ -24,7 +24,7 @@ pub(crate) fn find_pii(
             chars
         };
         let mut found = Vec::new();
-        pii::find(&text, &parse(&kinds)?, &mut found);
+        pii::find(&text, &parse_kinds(&kinds)?, &mut found);
         Ok(found.iter().map(|span| (span.kind.name(), char_at(span.start), char_at(span.end))).collect())
     })
 }
@@ -35,7 +35,7 @@ type Masked = (Vec<Option<String>>, Vec<(&'static str, usize)>);
 #[pyfunction]
 pub(crate) fn mask_pii(py: Python<'_>, texts: Vec<Text>, kinds: Vec<PyBackedStr>) -> PyResult<Masked> {
     py.offload(|| {
-        let kinds = parse(&kinds)?;
+        let kinds = parse_kinds(&kinds)?;
         let mask = |(found, masked): &mut (Vec<Span>, String), text: &Text| {
             let is_changed = pii::mask(text, &kinds, found, masked);
             let count = |kind| found.iter().filter(|span| span.kind == kind).count();
@@ -50,12 +50,13 @@ pub(crate) fn mask_pii(py: Python<'_>, texts: Vec<Text>, kinds: Vec<PyBackedStr>
     })
 }
 
-fn parse(names: &[PyBackedStr]) -> Result<Vec<Kind>> {
-    let kind_of = |name: &PyBackedStr| {
-        let known = Kind::ALL.into_iter().find(|kind| kind.name() == &**name);
+/// The kinds of these names.
+pub(crate) fn parse_kinds<T: AsRef<str>>(names: &[T]) -> Result<Vec<Kind>> {
+    let kind_of = |name: &T| {
+        let known = Kind::ALL.into_iter().find(|kind| kind.name() == name.as_ref());
         known.ok_or_else(|| {
             let names = Kind::ALL.map(Kind::name).join(", ");
-            Error::value(format!("kinds must be of {names}, got {:?}", &**name))
+            Error::value(format!("kinds must be of {names}, got {:?}", name.as_ref()))
         })
     };
     names.iter().map(kind_of).collect()

@@ -7,7 +7,7 @@ use numpy::ndarray::ArrayView1;
 use numpy::{Element, IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use tempa_core::Error;
-use tempa_core::shard::{self, Ids, ShardSet, WriterOptions};
+use tempa_core::shard::{self, Ids, Manifest, ShardSet, WriterOptions};
 
 use crate::border::Offload;
 use crate::bpe::Tokenizer;
@@ -171,4 +171,15 @@ impl ShardWriter {
 
 fn closed() -> Error {
     Error::value("the shard writer is closed")
+}
+
+/// write_shard_manifest(directory, fingerprint, vocab_size): describes the files shard-00000.bin, ... that are there.
+#[pyfunction]
+pub(crate) fn write_shard_manifest(
+    py: Python<'_>,
+    directory: PathBuf,
+    fingerprint: &str,
+    vocab_size: u64,
+) -> PyResult<()> {
+    py.offload(|| Manifest::write_for(&directory, fingerprint.parse()?, vocab_size).map(|_| ()))
 }

@@ -151,7 +151,8 @@ impl EvalItems {
         texts.par_iter().map_init(Vec::new, judge).collect()
     }
 
-    fn judge(&self, text: &str, margin: usize, hashes: &mut Vec<u64>) -> Verdict {
+    /// What one text shares with the items. The hashes are used again for the next text.
+    pub fn judge(&self, text: &str, margin: usize, hashes: &mut Vec<u64>) -> Verdict {
         hashes.clear();
         for_each_word(text, |word| hashes.push(word.hash));
         let mut candidates = rolling(hashes, self.overlap.min_words)

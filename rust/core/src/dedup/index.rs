@@ -202,7 +202,41 @@ impl Index {
         threshold: f64,
         monitor: &Monitor,
     ) -> Result<Vec<Option<usize>>> {
-        let new = Signatures::of(texts, self.shingler, self.bands, monitor)?;
+        self.find_signed(&Signatures::of(texts, self.shingler, self.bands, monitor)?, threshold, monitor)
+    }
+
+    /// Whether signatures made with these options may be looked for.
+    ///
+    /// # Errors
+    /// [`Error::Value`] naming both, if the index was made with others.
+    pub fn check_options(&self, shingler: Shingler, bands: Bands) -> Result<()> {
+        if (self.shingler, self.bands) == (shingler, bands) {
+            return Ok(());
+        }
+        let say = |shingler: Shingler, bands: Bands| {
+            let Shingler { unit, ngram, seed } = shingler;
+            format!(
+                "{} {}-grams, {} bands of {} rows, seed {seed}",
+                unit.name(),
+                ngram,
+                bands.bands,
+                bands.rows
+            )
+        };
+        let (own, other) = (say(self.shingler, self.bands), say(shingler, bands));
+        Err(Error::value(format!("{}: made with {own}, not with {other}", self.path.display())))
+    }
+
+    /// [`Index::find`] for texts that have been signed with the options of the index.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if the monitor is cancelled.
+    pub fn find_signed(
+        &self,
+        new: &Signatures<'_>,
+        threshold: f64,
+        monitor: &Monitor,
+    ) -> Result<Vec<Option<usize>>> {
         let bands: Vec<FxHashMap<u64, Vec<u32>>> = (0..self.bands.bands)
             .into_par_iter()
             .map(|band| {
@@ -216,9 +250,9 @@ impl Index {
             .collect();
         let found = (0..self.num_texts.div_ceil(TASK)).into_par_iter().map(|task| {
             monitor.advance(0)?;
-            Ok(self.find_among(task * TASK..self.num_texts.min((task + 1) * TASK), &new, &bands, threshold))
+            Ok(self.find_among(task * TASK..self.num_texts.min((task + 1) * TASK), new, &bands, threshold))
         });
-        let mut best: Vec<Option<(u32, Reverse<usize>)>> = vec![None; texts.len()];
+        let mut best: Vec<Option<(u32, Reverse<usize>)>> = vec![None; new.len() as usize];
         for (text, agreement, place) in found.collect::<Result<Vec<_>>>()?.into_iter().flatten() {
             let best = &mut best[text as usize];
             *best = (*best).max(Some((agreement, Reverse(place))));
@@ -230,7 +264,7 @@ impl Index {
     fn find_among(
         &self,
         places: std::ops::Range<usize>,
-        new: &Signatures,
+        new: &Signatures<'_>,
         bands: &[FxHashMap<u64, Vec<u32>>],
         threshold: f64,
     ) -> Vec<(u32, u32, usize)> {

@@ -23,10 +23,13 @@ pub use bands::Bands;
 pub use decontaminate::{Contamination, EvalItems, Overlap, Verdict};
 pub use exact::{Equality, content_hash, exact_duplicates};
 pub use index::{Index, encode_index};
-pub use near::{Duplicates, Keep, NearOptions, near_duplicates};
+pub use near::{
+    Decision, Duplicates, Keep, NearOptions, decide, distinct_texts, near_duplicates, near_duplicates_among,
+};
 pub use pieces::{Piece, repeated_pieces, without};
 pub use seen::{Bloom, KeySet, Seen};
 pub use shingle::{Shingler, Shingles, Unit, jaccard, shingle_set};
+pub use signatures::{Groups, Signatures, sum_of};
 pub use sketch::{Sketcher, agreement};
 pub use substring::repeated_stretches;
 pub use union_find::UnionFind;

@@ -139,42 +139,124 @@ pub fn near_duplicates<T: AsRef<str> + Sync>(
     monitor: &Monitor,
 ) -> Result<Duplicates> {
     options.check()?;
-    keep.check(texts.len())?;
     let count =
         u32::try_from(texts.len()).map_err(|_| Error::value("at most 2^32 - 1 texts can be compared"))?;
     let signatures = Signatures::of(texts, options.shingler, options.bands, monitor)?;
-    let same = same_shingles(texts, &signatures, keep);
-    let distinct: Vec<u32> =
-        (0..count).filter(|&text| same[text as usize] == text && signatures.sum(text).is_some()).collect();
-    let groups = signatures.groups(&distinct);
+    let among: Vec<u32> = (0..count).collect();
+    near_duplicates_among(texts, &signatures, &among, options, keep, monitor)
+}
+
+/// [`near_duplicates`] among some of the texts, given by their places in increasing order, from signatures that were made
+/// before with the same options. The others stand for themselves. The monitor is asked whether to go on.
+///
+/// # Errors
+/// As [`near_duplicates`], and [`Error::Value`] if signatures are not one for each text.
+pub fn near_duplicates_among<T: AsRef<str> + Sync>(
+    texts: &[T],
+    signatures: &Signatures<'_>,
+    among: &[u32],
+    options: &NearOptions,
+    keep: Keep<'_>,
+    monitor: &Monitor,
+) -> Result<Duplicates> {
+    options.check()?;
+    keep.check(texts.len())?;
+    let count = signatures.len();
+    if count as usize != texts.len() {
+        return Err(Error::value(format!("{count} signatures for {} texts", texts.len())));
+    }
+    let (same, distinct) = distinct_texts(texts, signatures, among, keep);
+    let by_band: Vec<Groups> = (0..options.bands.bands)
+        .into_par_iter()
+        .map(|band| signatures.groups_of_band(band, &distinct))
+        .collect();
+    let groups = Groups::joined(by_band)?;
+    let decisions = decide(texts, signatures, &groups, (0, 1), options, keep, monitor)?;
+    Ok(Duplicates::new(&same, &decisions))
+}
+
+/// The first of three steps of [`near_duplicates_among`], which may be done by different machines: for each text the
+/// preferred one of those with the same shingles, and those that have shingles and stand for themselves.
+pub fn distinct_texts<T: AsRef<str>>(
+    texts: &[T],
+    signatures: &Signatures<'_>,
+    among: &[u32],
+    keep: Keep<'_>,
+) -> (Vec<u32>, Vec<u32>) {
+    let same = same_shingles(texts, signatures, among, keep);
+    let is_distinct = |&text: &u32| same[text as usize] == text && signatures.sum(text).is_some();
+    let distinct = among.iter().copied().filter(is_distinct).collect();
+    (same, distinct)
+}
+
+/// What was decided about a text that shares a band with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// The text.
+    pub text: u32,
+    /// The kept text that it duplicates, or itself.
+    pub by: u32,
+    /// A text of its cluster.
+    pub linked: u32,
+}
+
+/// The third step, after the groups of all bands: part `part.0` of `part.1` of the texts that share bands. Texts that bands
+/// connect are decided together, so parts are independent.
+///
+/// # Errors
+/// [`Error::Value`] if a group has a text that is not there, [`Error::Interrupted`] if the monitor is cancelled.
+pub fn decide<T: AsRef<str> + Sync>(
+    texts: &[T],
+    signatures: &Signatures<'_>,
+    groups: &Groups,
+    part: (usize, usize),
+    options: &NearOptions,
+    keep: Keep<'_>,
+    monitor: &Monitor,
+) -> Result<Vec<Decision>> {
+    let count = signatures.len();
+    groups.check(count)?;
     let groups_of = groups.transposed(count);
-    let decider =
-        Decider { texts, options, keep, signatures: &signatures, groups: &groups, groups_of: &groups_of };
-    let decided = components(&groups, count)
+    let decider = Decider { texts, options, keep, signatures, groups, groups_of: &groups_of };
+    let components: Vec<Vec<u32>> =
+        components(groups, count).into_iter().skip(part.0).step_by(part.1.max(1)).collect();
+    let decided = components
         .par_iter()
         .map_init(Comparer::default, |comparer, component| decider.decide(component, comparer, monitor))
         .collect::<Result<Vec<_>>>()?;
+    Ok(decided.concat())
+}
 
-    let mut kept: Vec<u32> = (0..count).collect();
-    let mut clusters = UnionFind::new(count);
-    for (text, by, linked) in decided.into_iter().flatten() {
-        kept[text as usize] = by;
-        clusters.join(text, linked);
+impl Duplicates {
+    /// What all decisions together say; `same` comes from [`distinct_texts`].
+    pub fn new(same: &[u32], decisions: &[Decision]) -> Self {
+        let count = same.len() as u32;
+        let mut kept: Vec<u32> = (0..count).collect();
+        let mut clusters = UnionFind::new(count);
+        for decision in decisions {
+            kept[decision.text as usize] = decision.by;
+            clusters.join(decision.text, decision.linked);
+        }
+        for text in 0..count {
+            clusters.join(text, same[text as usize]);
+        }
+        Self {
+            kept: same.iter().map(|&text| kept[text as usize] as usize).collect(),
+            cluster: (0..count).map(|text| clusters.find(text) as usize).collect(),
+        }
     }
-    for text in 0..count {
-        clusters.join(text, same[text as usize]);
-    }
-    Ok(Duplicates {
-        kept: same.iter().map(|&text| kept[text as usize] as usize).collect(),
-        cluster: (0..count).map(|text| clusters.find(text) as usize).collect(),
-    })
 }
 
 /// For each text the preferred one among those with the same shingles.
-fn same_shingles<T: AsRef<str>>(texts: &[T], signatures: &Signatures, keep: Keep<'_>) -> Vec<u32> {
+fn same_shingles<T: AsRef<str>>(
+    texts: &[T],
+    signatures: &Signatures<'_>,
+    among: &[u32],
+    keep: Keep<'_>,
+) -> Vec<u32> {
     let mut preferred: FxHashMap<u64, u32> = FxHashMap::default();
-    preferred.reserve(texts.len());
-    for text in 0..signatures.len() {
+    preferred.reserve(among.len());
+    for &text in among {
         if let Some(sum) = signatures.sum(text) {
             let best = preferred.entry(sum).or_insert(text);
             if keep.order(texts, text, *best).is_lt() {
@@ -182,8 +264,13 @@ fn same_shingles<T: AsRef<str>>(texts: &[T], signatures: &Signatures, keep: Keep
             }
         }
     }
-    let of = |text| signatures.sum(text).and_then(|sum| preferred.get(&sum)).map_or(text, |&text| text);
-    (0..signatures.len()).map(of).collect()
+    let mut same: Vec<u32> = (0..signatures.len()).collect();
+    for &text in among {
+        if let Some(&best) = signatures.sum(text).and_then(|sum| preferred.get(&sum)) {
+            same[text as usize] = best;
+        }
+    }
+    same
 }
 
 /// The texts of two and more that groups connect, each in increasing order.
@@ -210,7 +297,7 @@ struct Decider<'a, T> {
     texts: &'a [T],
     options: &'a NearOptions,
     keep: Keep<'a>,
-    signatures: &'a Signatures,
+    signatures: &'a Signatures<'a>,
     groups: &'a Groups,
     groups_of: &'a Groups,
 }
@@ -226,13 +313,8 @@ struct Member {
 }
 
 impl<T: AsRef<str>> Decider<'_, T> {
-    /// (text, the kept text for it or itself, a text it is linked to or itself) for the texts of one component.
-    fn decide(
-        &self,
-        component: &[u32],
-        comparer: &mut Comparer,
-        monitor: &Monitor,
-    ) -> Result<Vec<(u32, u32, u32)>> {
+    /// What becomes of the texts of one component.
+    fn decide(&self, component: &[u32], comparer: &mut Comparer, monitor: &Monitor) -> Result<Vec<Decision>> {
         let mut order: Vec<u32> = (0..component.len() as u32).collect();
         let text_of = |member: u32| component[member as usize];
         order.sort_unstable_by(|&a, &b| self.keep.order(self.texts, text_of(a), text_of(b)));
@@ -282,7 +364,8 @@ impl<T: AsRef<str>> Decider<'_, T> {
         let decided = component.iter().zip(&members).enumerate();
         Ok(decided
             .map(|(i, (&text, member))| {
-                (text, member.kept_by.unwrap_or(text), text_of(linked.find(i as u32)))
+                let linked = text_of(linked.find(i as u32));
+                Decision { text, by: member.kept_by.unwrap_or(text), linked }
             })
             .collect())
     }
@@ -306,140 +389,4 @@ impl<T: AsRef<str>> Decider<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dedup::{jaccard, shingle_set};
-    use crate::rng;
-
-    fn found<T: AsRef<str> + Sync>(texts: &[T], options: &NearOptions) -> Vec<usize> {
-        near_duplicates(texts, options, Keep::First, &Monitor::default()).unwrap().kept
-    }
-
-    /// Texts of random words, each followed by copies with more and more words replaced.
-    fn corpus(num_texts: u64, copies: u64) -> Vec<String> {
-        let word = |stream: u64, i: u64| format!("w{}", rng::below(5000, 1, stream, i));
-        let mut texts = Vec::new();
-        for text in 0..num_texts {
-            let len = 40 + rng::below(200, 2, 0, text);
-            for copy in 0..=copies {
-                let changed = |i: u64| rng::uniform(3, text * 100 + copy, i) < 0.02 * copy as f64;
-                let words: Vec<_> = (0..len)
-                    .map(|i| if changed(i) { word(1 << 40 | text << 8 | copy, i) } else { word(text, i) })
-                    .collect();
-                texts.push(words.join(" "));
-            }
-        }
-        texts
-    }
-
-    /// The definition of the result with every pair compared exactly.
-    fn brute_force(texts: &[String], options: &NearOptions) -> Vec<usize> {
-        let sets: Vec<Vec<u64>> = texts.iter().map(|text| shingle_set(text, options.shingler)).collect();
-        let mut first: Vec<usize> = Vec::new();
-        for (i, set) in sets.iter().enumerate() {
-            let original = (0..i).find(|&j| first[j] == j && jaccard(set, &sets[j]) >= options.threshold);
-            first.push(original.unwrap_or(i));
-        }
-        first
-    }
-
-    #[test]
-    fn enough_bands_give_the_brute_force_result() {
-        let (texts, options) =
-            (corpus(60, 4), NearOptions { bands: Bands { bands: 64, rows: 3 }, ..NearOptions::default() });
-        let expected = brute_force(&texts, &options);
-        assert_eq!(found(&texts, &options), expected);
-        assert!(expected.iter().enumerate().filter(|&(i, &first)| i != first).count() > 50);
-    }
-
-    #[test]
-    fn one_and_four_threads_agree() {
-        let (texts, options) = (corpus(100, 5), NearOptions::default());
-        let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| near_duplicates(&texts, &options, Keep::Longest, &Monitor::default()).unwrap())
-        };
-        assert_eq!(run(1), run(4));
-    }
-
-    #[test]
-    fn the_kept_texts_do_not_depend_on_their_order() {
-        let (mut texts, options) = (corpus(60, 4), NearOptions::default());
-        texts.extend_from_within(10..20);
-        let run = |texts: &[String], keep: Keep<'_>| {
-            let found = near_duplicates(texts, &options, keep, &Monitor::default()).unwrap();
-            let mut kept: Vec<String> = (0..texts.len()).map(|i| texts[found.kept[i]].clone()).collect();
-            kept.sort_unstable();
-            let mut clusters: Vec<Vec<&str>> = vec![Vec::new(); texts.len()];
-            (0..texts.len()).for_each(|i| clusters[found.cluster[i]].push(&texts[i]));
-            for cluster in &mut clusters {
-                cluster.sort_unstable();
-            }
-            clusters.sort_unstable();
-            (kept, clusters.concat().join("|"))
-        };
-        let scores = |texts: &[String]| texts.iter().map(|text| (text.len() % 7) as f64).collect::<Vec<_>>();
-        let first = [run(&texts, Keep::Longest), run(&texts, Keep::Best(&scores(&texts)))];
-        texts.reverse();
-        texts.rotate_left(33);
-        assert_eq!([run(&texts, Keep::Longest), run(&texts, Keep::Best(&scores(&texts)))], first);
-    }
-
-    #[test]
-    fn clusters_are_what_links_connect() {
-        let (texts, options) =
-            (corpus(40, 6), NearOptions { bands: Bands { bands: 64, rows: 3 }, ..NearOptions::default() });
-        let sets: Vec<_> = texts.iter().map(|text| shingle_set(text, options.shingler)).collect();
-        let mut clusters = UnionFind::new(texts.len() as u32);
-        for i in 0..texts.len() {
-            (0..i)
-                .filter(|&j| jaccard(&sets[i], &sets[j]) >= options.threshold)
-                .for_each(|j| clusters.join(i as u32, j as u32));
-        }
-        let found = near_duplicates(&texts, &options, Keep::Longest, &Monitor::default()).unwrap();
-        let expected: Vec<usize> = (0..texts.len() as u32).map(|text| clusters.find(text) as usize).collect();
-        assert_eq!(found.cluster, expected);
-    }
-
-    #[test]
-    fn many_copies_of_one_page_take_linear_time() {
-        let page = corpus(1, 0).remove(0);
-        let texts: Vec<String> = (0..20_000).map(|i| format!("{page} {page} {page} {i}")).collect();
-        let found = found(&texts, &NearOptions::default());
-        assert!(found.iter().all(|&kept| kept == 0));
-    }
-
-    #[test]
-    fn a_chain_keeps_the_texts_that_are_unlike_the_first() {
-        let words: Vec<String> = (0..60).map(|i| format!("w{i}")).collect();
-        let texts: Vec<String> = (0..6).map(|step| words[step * 4..40 + step * 4 - step].join(" ")).collect();
-        let options =
-            NearOptions { threshold: 0.7, bands: Bands { bands: 64, rows: 2 }, ..NearOptions::default() };
-        let found = found(&texts, &options);
-        assert_eq!(found, brute_force(&texts, &options));
-        assert!(found.iter().enumerate().filter(|&(i, &first)| i == first).count() > 1);
-    }
-
-    #[test]
-    fn texts_without_words_are_all_kept() {
-        let found = found(&["--", "--", "", "!"], &NearOptions::default());
-        assert_eq!(found, [0, 1, 2, 3]);
-    }
-
-    #[test]
-    fn options_out_of_range_are_refused() {
-        let good = NearOptions::default();
-        for options in [
-            NearOptions { threshold: 0.0, ..good },
-            NearOptions { threshold: f64::NAN, ..good },
-            NearOptions { shingler: Shingler { ngram: 0, ..good.shingler }, ..good },
-            NearOptions { bands: Bands { bands: 0, rows: 8 }, ..good },
-            NearOptions { bands: Bands { bands: 100, rows: 100 }, ..good },
-        ] {
-            assert!(near_duplicates(&[""], &options, Keep::First, &Monitor::default()).is_err());
-        }
-        for scores in [&[][..], &[f64::NAN]] {
-            assert!(near_duplicates(&[""], &good, Keep::Best(scores), &Monitor::default()).is_err());
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! The signatures of many texts, and the groups of texts that agree in a band.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::bands::Bands;
@@ -7,19 +9,27 @@ use super::shingle::{Shingler, Shingles};
 use super::sketch::Sketcher;
 use crate::text::mix;
 use crate::unique::drop_unique;
-use crate::{Monitor, Result};
+use crate::{Error, Monitor, Result};
 
-/// The signatures of all texts, one after the other.
+/// The signatures of all texts, in parts that follow one another.
 #[derive(Debug)]
-pub(super) struct Signatures {
+pub struct Signatures<'a> {
     bands: Bands,
-    values: Vec<u16>,
-    /// The sum of each text's shingles; zero if it has none. Texts of equal shingles have equal sums, and others
-    /// differ but for one pair in 2^64.
-    sums: Vec<u64>,
+    parts: Vec<Part<'a>>,
+    /// The first text of each part, then the number of texts.
+    starts: Vec<u32>,
 }
 
-impl Signatures {
+/// The signatures of some texts.
+#[derive(Debug)]
+struct Part<'a> {
+    values: Cow<'a, [u16]>,
+    /// The sum of each text's shingles; zero if it has none. Texts of equal shingles have equal sums, and others
+    /// differ but for one pair in 2^64.
+    sums: Cow<'a, [u64]>,
+}
+
+impl<'a> Signatures<'a> {
     /// The monitor counts bytes of text.
     pub(super) fn of<T: AsRef<str> + Sync>(
         texts: &[T],
@@ -28,48 +38,76 @@ impl Signatures {
         monitor: &Monitor,
     ) -> Result<Self> {
         let sketcher = Sketcher::new(bands.num_hashes(), shingler.seed);
-        let mut signatures =
-            Self { bands, values: vec![0; texts.len() * bands.num_hashes()], sums: vec![0; texts.len()] };
-        let rows = signatures.values.par_chunks_mut(bands.num_hashes()).zip(&mut signatures.sums);
+        let (mut values, mut sums) = (vec![0; texts.len() * bands.num_hashes()], vec![0; texts.len()]);
+        let rows = values.par_chunks_mut(bands.num_hashes()).zip(&mut sums);
         rows.zip(texts).try_for_each_init(
             || (Shingles::default(), Vec::new()),
             |(shingles, minima), ((signature, sum), text)| {
                 let shingles = shingles.of(text.as_ref(), shingler);
-                *sum = shingles.iter().fold(0, |sum, shingle| sum.wrapping_add(*shingle));
+                *sum = sum_of(shingles);
                 sketcher.sign(shingles, minima, signature);
                 monitor.advance(text.as_ref().len() as u64)
             },
         )?;
+        Self::from_parts(bands, [(Cow::Owned(values), Cow::Owned(sums))])
+    }
+
+    /// Signatures that were made before: the entries of each part's texts, and the sums of their shingles.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if a part has not one signature for each sum, or there are 2^32 texts or more.
+    pub fn from_parts(
+        bands: Bands,
+        parts: impl IntoIterator<Item = (Cow<'a, [u16]>, Cow<'a, [u64]>)>,
+    ) -> Result<Self> {
+        let mut signatures = Self { bands, parts: Vec::new(), starts: vec![0] };
+        let mut end = 0u32;
+        for (values, sums) in parts {
+            if values.len() != sums.len() * bands.num_hashes() {
+                let message = format!("{} entries for {} signatures", values.len(), sums.len());
+                return Err(Error::value(format!("{message} of {}", bands.num_hashes())));
+            }
+            end = u32::try_from(sums.len())
+                .ok()
+                .and_then(|len| end.checked_add(len))
+                .ok_or_else(|| Error::value("at most 2^32 - 1 texts can be compared"))?;
+            signatures.starts.push(end);
+            signatures.parts.push(Part { values, sums });
+        }
         Ok(signatures)
     }
 
-    pub(super) fn len(&self) -> u32 {
-        self.sums.len() as u32
+    /// Number of texts.
+    pub fn len(&self) -> u32 {
+        self.starts[self.parts.len()]
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     pub(super) fn get(&self, text: u32) -> &[u16] {
-        &self.values[text as usize * self.bands.num_hashes()..][..self.bands.num_hashes()]
+        let (part, at) = self.place(text);
+        &part.values[at * self.bands.num_hashes()..][..self.bands.num_hashes()]
+    }
+
+    fn place(&self, text: u32) -> (&Part<'a>, usize) {
+        let part = match self.parts.len() {
+            1 => 0,
+            _ => self.starts.partition_point(|&start| start <= text) - 1,
+        };
+        (&self.parts[part], (text - self.starts[part]) as usize)
     }
 
     /// Equal for texts of equal shingles; none for a text without any.
     pub(super) fn sum(&self, text: u32) -> Option<u64> {
-        Some(self.sums[text as usize]).filter(|&sum| sum != 0)
+        let (part, at) = self.place(text);
+        Some(part.sums[at]).filter(|&sum| sum != 0)
     }
 
     /// The texts of each two or more that agree in a band, in increasing order, among `texts`.
-    pub(super) fn groups(&self, texts: &[u32]) -> Groups {
-        let by_band: Vec<Groups> =
-            (0..self.bands.bands).into_par_iter().map(|band| self.groups_of_band(band, texts)).collect();
-        let mut all = Groups::default();
-        for groups in by_band {
-            let start = all.members.len() as u32;
-            all.members.extend(groups.members);
-            all.ends.extend(groups.ends.iter().map(|end| start + end));
-        }
-        all
-    }
-
-    fn groups_of_band(&self, band: usize, texts: &[u32]) -> Groups {
+    pub fn groups_of_band(&self, band: usize, texts: &[u32]) -> Groups {
         let key = |text: u32| band_key(band_of(self.get(text), self.bands, band));
         let mut keys: Vec<(u64, u32)> = texts.iter().map(|&text| (key(text), text)).collect();
         drop_unique(&mut keys);
@@ -77,10 +115,15 @@ impl Signatures {
         let mut groups = Groups::default();
         for group in keys.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
             groups.members.extend(group.iter().map(|&(_, text)| text));
-            groups.ends.push(groups.members.len() as u32);
+            groups.ends.push(groups.members.len() as u64);
         }
         groups
     }
+}
+
+/// What [`Signatures`] know of a text's shingles besides its signature.
+pub fn sum_of(shingles: &[u64]) -> u64 {
+    shingles.iter().fold(0, |sum, shingle| sum.wrapping_add(*shingle))
 }
 
 /// The entries of a band.
@@ -96,13 +139,54 @@ pub(super) fn band_key(rows: &[u16]) -> u64 {
 }
 
 /// Groups of texts, one after the other.
-#[derive(Debug, Default)]
-pub(super) struct Groups {
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Groups {
     members: Vec<u32>,
-    ends: Vec<u32>,
+    ends: Vec<u64>,
 }
 
 impl Groups {
+    /// The groups that end at these places of the members.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if the places do not increase to the number of members.
+    pub fn from_parts(members: Vec<u32>, ends: Vec<u64>) -> Result<Self> {
+        if !ends.is_sorted() || ends.last().copied().unwrap_or(0) != members.len() as u64 {
+            return Err(Error::value(format!("groups do not end where their {} members do", members.len())));
+        }
+        Ok(Self { members, ends })
+    }
+
+    /// Fails unless all members are below `count`.
+    pub(super) fn check(&self, count: u32) -> Result<()> {
+        match self.members.iter().find(|&&member| member >= count) {
+            None => Ok(()),
+            Some(member) => Err(Error::value(format!("a group has text {member} of {count}"))),
+        }
+    }
+
+    /// Members and ends.
+    pub fn into_parts(self) -> (Vec<u32>, Vec<u64>) {
+        (self.members, self.ends)
+    }
+
+    /// All groups of several bands.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if there are 2^32 or more.
+    pub fn joined(parts: impl IntoIterator<Item = Self>) -> Result<Self> {
+        let mut all = Self::default();
+        for groups in parts {
+            let start = all.members.len() as u64;
+            all.members.extend(groups.members);
+            all.ends.extend(groups.ends.iter().map(|end| start + end));
+        }
+        match u32::try_from(all.ends.len()) {
+            Ok(_) => Ok(all),
+            Err(_) => Err(Error::value("at most 2^32 - 1 groups of texts can be compared")),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
@@ -116,7 +200,7 @@ impl Groups {
     /// For each of `count` members, the groups it is in.
     pub(super) fn transposed(&self, count: u32) -> Self {
         // Each start is moved on while its member's groups are written, and so becomes the end.
-        let mut ends = vec![0; count as usize + 1];
+        let mut ends = vec![0u64; count as usize + 1];
         for &member in &self.members {
             ends[member as usize + 1] += 1;
         }

@@ -1,11 +1,13 @@
 //! `manifest.json`: what a shard directory holds, so that a missing or exchanged file is noticed.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::header::REBUILD;
+use super::header::{Fingerprint, REBUILD};
+use super::reader::Shard;
 use crate::{Error, Result};
 
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -55,6 +57,43 @@ impl Manifest {
         }
     }
 
+    /// Writes the manifest of a directory that already has its shards, named `shard-00000.bin` and so on.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the disk refuses, [`Error::Format`] if a file is damaged or of another tokenizer.
+    pub fn write_for(directory: &Path, fingerprint: Fingerprint, vocab_size: u64) -> Result<Self> {
+        let mut entries = Vec::new();
+        loop {
+            let file = shard_name(entries.len());
+            let path = directory.join(&file);
+            if !path.exists() {
+                break;
+            }
+            let shard = Shard::open(&path)?;
+            if (shard.fingerprint(), shard.vocab_size()) != (fingerprint, vocab_size) {
+                return Err(Error::format(&path, format!("of another tokenizer; {REBUILD}")));
+            }
+            entries.push(ManifestEntry {
+                file,
+                num_tokens: shard.num_tokens(),
+                num_documents: shard.num_documents(),
+                xxh3_128: hex(shard.checksum()),
+            });
+        }
+        let manifest = Self::new(fingerprint.to_string(), vocab_size, entries);
+        manifest.save(directory)?;
+        Ok(manifest)
+    }
+
+    /// Writes the manifest to disk.
+    pub(super) fn save(&self, directory: &Path) -> Result<()> {
+        let path = directory.join(MANIFEST);
+        let text =
+            serde_json::to_string_pretty(self).map_err(|error| Error::format(&path, error.to_string()))?;
+        let mut file = File::create(&path).map_err(Error::io(&path))?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(&path))
+    }
+
     /// Reads the manifest of a shard directory.
     ///
     /// # Errors
@@ -76,4 +115,9 @@ impl Manifest {
 
 pub(super) fn hex(checksum: u128) -> String {
     format!("{checksum:032x}")
+}
+
+/// The name of the shard of a number.
+pub(super) fn shard_name(number: usize) -> String {
+    format!("shard-{number:05}.bin")
 }

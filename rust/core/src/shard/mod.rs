@@ -35,6 +35,7 @@ pub use header::Fingerprint;
 pub use manifest::{Manifest, ManifestEntry};
 pub use reader::{Ids, Shard};
 pub use set::ShardSet;
+pub(crate) use writer::ShardFile;
 pub use writer::{ShardWriter, WriterOptions};
 
 #[cfg(target_endian = "big")]

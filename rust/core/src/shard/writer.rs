@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::header::{Fingerprint, HEADER_BYTES, Header};
-use super::manifest::{MANIFEST, Manifest, ManifestEntry, hex};
+use super::manifest::{MANIFEST, Manifest, ManifestEntry, hex, shard_name};
 use crate::ragged::check_offsets;
 use crate::{Error, Result};
 
@@ -33,7 +33,7 @@ pub struct ShardWriter {
     target: PathBuf,
     staging: PathBuf,
     options: WriterOptions,
-    open: Option<OpenShard>,
+    open: Option<ShardFile>,
     entries: Vec<ManifestEntry>,
     num_documents: usize,
     finished: bool,
@@ -95,9 +95,10 @@ impl ShardWriter {
         for document in offsets.windows(2) {
             let shard = match &mut self.open {
                 Some(shard) => shard,
-                none => none.insert(OpenShard::create(
-                    self.staging.join(format!("shard-{:05}.bin", self.entries.len())),
-                    Header::new(self.options.vocab_size, self.options.fingerprint),
+                none => none.insert(ShardFile::create(
+                    self.staging.join(shard_name(self.entries.len())),
+                    self.options.vocab_size,
+                    self.options.fingerprint,
                 )?),
             };
             shard.push(&ids[document[0] as usize..document[1] as usize])?;
@@ -123,11 +124,7 @@ impl ShardWriter {
         }
         let fingerprint = self.options.fingerprint.to_string();
         let manifest = Manifest::new(fingerprint, self.options.vocab_size, std::mem::take(&mut self.entries));
-        let path = self.staging.join(MANIFEST);
-        let text = serde_json::to_string_pretty(&manifest)
-            .map_err(|error| Error::format(&path, error.to_string()))?;
-        let mut file = File::create(&path).map_err(Error::io(&path))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(&path))?;
+        manifest.save(&self.staging)?;
         sync_directory(&self.staging)?;
         check_target(&self.target, self.options.overwrite)?;
         replace_directory(&self.staging, &self.target)?;
@@ -153,8 +150,8 @@ impl Drop for ShardWriter {
     }
 }
 
-/// A shard whose ids are still being written.
-struct OpenShard {
+/// One file whose ids are still being written.
+pub(crate) struct ShardFile {
     path: PathBuf,
     file: BufWriter<File>,
     hasher: Box<Xxh3>,
@@ -163,11 +160,12 @@ struct OpenShard {
     narrow: Vec<u16>,
 }
 
-impl OpenShard {
-    fn create(path: PathBuf, header: Header) -> Result<Self> {
+impl ShardFile {
+    pub(crate) fn create(path: PathBuf, vocab_size: u64, fingerprint: Fingerprint) -> Result<Self> {
         let file = File::create(&path).map_err(Error::io(&path))?;
         let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&[0; HEADER_BYTES]).map_err(Error::io(&path))?;
+        let header = Header::new(vocab_size, fingerprint);
         Ok(Self { path, file, hasher: Box::default(), header, boundaries: vec![0], narrow: Vec::new() })
     }
 
@@ -175,7 +173,8 @@ impl OpenShard {
         self.boundaries[self.boundaries.len() - 1] as u64
     }
 
-    fn push(&mut self, document: &[u32]) -> Result<()> {
+    /// Appends a document, whose ids must be below the vocabulary size.
+    pub(crate) fn push(&mut self, document: &[u32]) -> Result<()> {
         if self.header.bytes_per_id == 2 {
             let mut narrow = std::mem::take(&mut self.narrow);
             narrow.clear();
@@ -189,7 +188,8 @@ impl OpenShard {
         Ok(())
     }
 
-    fn close(mut self) -> Result<ManifestEntry> {
+    /// Writes everything to disk and says what is in the file.
+    pub(crate) fn close(mut self) -> Result<ManifestEntry> {
         let ids_bytes = self.num_tokens() * u64::from(self.header.bytes_per_id);
         self.write(&[0; 8][..(ids_bytes.next_multiple_of(8) - ids_bytes) as usize])?;
         let boundaries = std::mem::take(&mut self.boundaries);
