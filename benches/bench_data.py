@@ -30,7 +30,7 @@ from tempa.data.documents import Document
 from tempa.data.duplicates import Duplicates, dedup
 from tempa.data.loader import Loader
 from tempa.data.mixture import Mixture
-from tempa.data.rules import Rules, normalize
+from tempa.data.rules import Edits, Rules, normalize
 from tempa.data.shards import Shards, ShardWriter
 
 SIDES = ["ours", "python"]
@@ -315,7 +315,8 @@ def judge_python(batch: list[str]) -> list[str | None]:
 
 def judge_ours(batch: list[str]) -> list[str | None]:
     names = list(asdict(Rules.none()))
-    _, verdicts, _ = _core.clean_texts(batch, list({**asdict(Rules.none()), **RULES}.values()))
+    thresholds = list({**asdict(Rules.none()), **RULES}.values())
+    _, verdicts, *_ = _core.clean_texts(batch, thresholds, list(asdict(Edits()).values()))
     return [names[rule] if rule >= 0 else None for rule in verdicts.tolist()]
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from tempa import _core
 from tempa.data.documents import Document
 from tempa.data.funnel import FunnelReport
-from tempa.data.rules import Rules, clean, explain, measure, normalize, off_threshold
+from tempa.data.rules import Edits, Rules, clean, explain, measure, normalize, off_threshold
 
 PROSE = (
     "The river begins in the hills above the town and runs to the sea through fields of barley. In spring it "
@@ -45,6 +45,11 @@ def test_the_rules_and_thresholds_are_those_of_the_core_in_its_order():
     core = [(name, default) for name, _, default in _core.quality_rules()]
     assert core == [(field.name, field.default) for field in dataclasses.fields(Rules)]
     assert all(name.startswith(side) for name, side, _ in _core.quality_rules())
+
+
+def test_the_edits_are_those_of_the_core_and_off_by_default():
+    assert _core.line_edits() == [field.name for field in dataclasses.fields(Edits)]
+    assert not any(dataclasses.astuple(Edits()))
 
 
 def test_ordinary_prose_passes():
@@ -190,6 +195,38 @@ def test_the_report_adds_up_to_the_input(texts):
         drop.bytes for drop in dropped
     )
     assert all(len(drop.examples) == min(drop.documents, 2) for drop in dropped)
+
+
+@pytest.mark.parametrize(
+    ("edit", "line"),
+    [
+        ("unended_lines", "Previous post in this long series"),
+        ("few_word_lines", "Read it all."),
+        ("javascript_lines", "Please enable JavaScript to read the comments."),
+        ("policy_lines", "By reading on you accept our Privacy Policy."),
+        ("uppercase_lines", "SIGN UP NOW."),
+        ("number_lines", "12 / 40"),
+        ("counter_lines", "3 likes"),
+        ("one_word_lines", "Home"),
+    ],
+)
+def test_each_edit_takes_out_its_line_and_counts_its_bytes(edit, line):
+    report = FunnelReport()
+    page = Document(f"{line}\r\n\n\n{PROSE}", "page")
+    (kept,) = clean([page], Rules.none(), edits=Edits(**{edit: True}), report=report)
+    (stage,) = report.stages
+    assert kept.text == PROSE
+    assert stage.edited_bytes == {edit: len(line) + 1}
+    assert stage.to_dict()["edited_bytes"] == stage.edited_bytes
+    assert stage.input.bytes == stage.output.bytes + stage.rewritten_bytes + len(line) + 1
+    assert edit in str(list(report.table().columns[0].cells))
+
+
+def test_a_page_of_noisy_lines_is_dropped_before_they_are_taken_out():
+    page = Document(PROSE + "\nHome\nLOG IN\n3 likes\nMenu", "page")
+    assert list(clean([page], edits=Edits(one_word_lines=True))) == []
+    (kept,) = clean([page], Rules(max_noise_words=0.5), edits=Edits(one_word_lines=True))
+    assert kept.text == PROSE + "\nLOG IN\n3 likes"
 
 
 def test_the_report_is_json_and_a_table(tmp_path):

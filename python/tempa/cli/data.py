@@ -33,7 +33,7 @@ from tempa.data.duplicates import Duplicates, collision_probability, dedup, writ
 from tempa.data.funnel import FunnelReport, total_bytes
 from tempa.data.pii import Kind, mask_pii
 from tempa.data.repair import repair
-from tempa.data.rules import Rules, clean
+from tempa.data.rules import Edits, Rules, clean
 from tempa.data.shards import write_shards
 from tempa.data.unwanted import Unwanted, drop_unwanted
 
@@ -86,6 +86,8 @@ class CleanConfig(Source):
     """Thresholds; `--rules.min-words 0` or `--rules.max-words inf` switches a rule off."""
     repair: bool = False
     """Decode entities that were left over, and UTF-8 that was read as Windows-1252 or Latin-1."""
+    edits: Edits = field(default_factory=Edits)
+    """Lines to take out before, such as `--edits.javascript-lines`."""
     unwanted: Unwanted = field(default_factory=Unwanted)
     """Your lists of phrases, domains and URLs, such as `--unwanted.phrases words.txt`."""
     mask: tuple[Kind, ...] = ()
@@ -193,7 +195,7 @@ def _clean(argv: list[str]) -> int:
     report = FunnelReport()
     with _reading(settings) as (documents, _):
         kept = repair(documents, report=report) if settings.repair else documents
-        kept = clean(kept, settings.rules, report=report)
+        kept = clean(kept, settings.rules, edits=settings.edits, report=report)
         kept = drop_unwanted(kept, settings.unwanted, report=report)
         if settings.mask:
             kept = mask_pii(kept, settings.mask, report=report)

@@ -61,7 +61,8 @@ class Stage:
         input: What came in.
         output: What went on.
         dropped: What each rule dropped, in the order of first use.
-        rewritten_bytes: Bytes by which the documents that went on became shorter.
+        rewritten_bytes: Bytes by which the documents that went on became shorter, apart from edits.
+        edited_bytes: Bytes that each edit of lines took out of them.
         replaced: Places whose text was replaced, for each kind.
     """
 
@@ -71,13 +72,19 @@ class Stage:
     output: Count = field(default_factory=Count)
     dropped: dict[str, Dropped] = field(default_factory=dict)
     rewritten_bytes: int = 0
+    edited_bytes: dict[str, int] = field(default_factory=dict)
     replaced: dict[str, int] = field(default_factory=dict)
 
-    def keep(self, num_bytes: int, rewritten_bytes: int = 0) -> None:
-        """Count a document of `num_bytes` that goes on, shortened by `rewritten_bytes`."""
+    def keep(
+        self, num_bytes: int, rewritten_bytes: int = 0, edited_bytes: dict[str, int] | None = None
+    ) -> None:
+        """Count a document of `num_bytes` that goes on, shortened by `rewritten_bytes` and by edits."""
+        edited_bytes = edited_bytes or {}
         self.input.add(num_bytes)
-        self.output.add(num_bytes - rewritten_bytes)
+        self.output.add(num_bytes - rewritten_bytes - sum(edited_bytes.values()))
         self.rewritten_bytes += rewritten_bytes
+        for edit, size in edited_bytes.items():
+            self.edited_bytes[edit] = self.edited_bytes.get(edit, 0) + size
 
     def merge(self, other: dict[str, Any]) -> None:
         """Add the counts of the same step on other documents, as `to_dict` gives them."""
@@ -112,6 +119,7 @@ class Stage:
                 for rule, dropped in self.dropped.items()
             },
             "rewritten_bytes": self.rewritten_bytes,
+            **({"edited_bytes": self.edited_bytes} if self.edited_bytes else {}),
             "output": vars(self.output),
             **({"replaced": self.replaced} if self.replaced else {}),
         }
@@ -234,6 +242,8 @@ class FunnelReport:
                 continue
             for rule, dropped in sorted(stage.dropped.items(), key=lambda item: -item[1].documents):
                 table.add_row(*_cells(f"  - {rule}", dropped, whole))
+            for edit, size in sorted(stage.edited_bytes.items(), key=lambda item: -item[1]):
+                table.add_row(f"  - {edit}", "", "", *_bytes(size, whole))
             if stage.rewritten_bytes:
                 table.add_row("  - rewritten", "", "", *_bytes(stage.rewritten_bytes, whole))
             table.add_row(*_cells(f"after {stage.name}", stage.output, whole), style="bold")

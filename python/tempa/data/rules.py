@@ -102,6 +102,34 @@ class Rules:
         return cls(**{name: off_threshold(name) for name in cls.__dataclass_fields__})
 
 
+@dataclass(frozen=True)
+class Edits:
+    """Which lines are taken out of documents before the rules judge what is left; all off by default.
+
+    Tried in this order; the first that takes out a line counts its bytes. The first four are those of C4
+    (Raffel et al., 2020), the others the line-wise corrections of RefinedWeb (Penedo et al., 2023), which
+    drops a document instead if they take more than 5% of its words: that is `Rules.max_noise_words`, tried
+    before them.
+    """
+
+    unended_lines: bool = False
+    """Lines that do not end with a sentence mark or a quotation mark behind it, or end with three dots."""
+    few_word_lines: bool = False
+    """Lines of fewer than five words."""
+    javascript_lines: bool = False
+    """Lines with the word "javascript"."""
+    policy_lines: bool = False
+    """Lines about terms of use, privacy policies and cookies."""
+    uppercase_lines: bool = False
+    """Lines with more capitals than other letters."""
+    number_lines: bool = False
+    """Lines with digits and no letters."""
+    counter_lines: bool = False
+    """Lines of a number and a word, as in "3 likes"."""
+    one_word_lines: bool = False
+    """Lines of one word."""
+
+
 def off_threshold(rule: str) -> float:
     """The threshold that switches a rule off."""
     return 0.0 if rule.startswith("min_") else math.inf
@@ -147,13 +175,15 @@ def clean(
     documents: Iterable[Document],
     rules: Rules | None = None,
     *,
+    edits: Edits | None = None,
     report: FunnelReport | None = None,
 ) -> Iterator[Document]:
-    """Normalise documents and drop those that a rule rejects.
+    """Normalise documents, take lines out of them, and drop those that a rule rejects.
 
     Args:
         documents: Read once, a few megabytes at a time.
         rules: The thresholds, the published ones when None.
+        edits: The lines to take out, none when None.
         report: Gets a stage named "clean".
 
     Returns:
@@ -164,29 +194,30 @@ def clean(
     >>> list(clean(documents, replace(Rules.none(), max_top_letter=0.4)))
     [Document(text='a fine day', source='diary')]
     """
-    rules = Rules() if rules is None else rules
-    names, thresholds = list(asdict(rules)), list(asdict(rules).values())
     # Before the first document is taken, so that the stages of a chain of calls stay in order.
     stage = (report or FunnelReport()).stage("clean")
-    return _kept(documents, names, thresholds, stage)
+    return _kept(documents, asdict(rules or Rules()), asdict(edits or Edits()), stage)
 
 
 def _kept(
-    documents: Iterable[Document], names: list[str], thresholds: list[float], stage: Stage
+    documents: Iterable[Document], rules: dict[str, float], edits: dict[str, bool], stage: Stage
 ) -> Iterator[Document]:
+    thresholds = list(rules.items())
     for batch in in_batches(documents):
         texts = [document.text for document in batch]
-        normal, verdicts, values = _core.clean_texts(texts, thresholds)
+        left, verdicts, values, removed = _core.clean_texts(texts, list(rules.values()), list(edits.values()))
         sizes = [utf8_bytes(text) for text in texts]
         for i, document in enumerate(batch):
             if verdicts[i] >= 0:
-                rule, threshold = names[verdicts[i]], thresholds[verdicts[i]]
+                rule, threshold = thresholds[verdicts[i]]
                 stage.drop(rule, document, sizes[i], f"{values[i]:.4g}, the threshold is {threshold:g}")
                 continue
-            text = normal[i]
+            text = left[i]
             if text is None:
                 stage.keep(sizes[i])
                 yield document
             else:
-                stage.keep(sizes[i], sizes[i] - utf8_bytes(text))
+                by_edit = {edit: size for edit, size in zip(edits, removed[i].tolist(), strict=True) if size}
+                shorter = sizes[i] - utf8_bytes(text)
+                stage.keep(sizes[i], shorter - sum(by_edit.values()), by_edit)
                 yield Document(text, document.source)

@@ -62,7 +62,7 @@ mod _core {
     #[pymodule_export]
     use pii::{find_pii, mask_pii};
     #[pymodule_export]
-    use quality::{clean_texts, measure_text, quality_rules};
+    use quality::{clean_texts, line_edits, measure_text, quality_rules};
     #[pymodule_export]
     use repair::repair_texts;
     #[pymodule_export]

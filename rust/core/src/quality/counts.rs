@@ -106,7 +106,7 @@ impl Work for Pass<'_> {
 
             let capitals = ascii.upper | wide.capitals;
             let letters = ascii.upper | ascii.lower | wide.letters;
-            for at in Bits(ascii.newline & inside) {
+            for at in Bits(equal(b'\n')) {
                 let count = |mask: u64| (mask & below(at)).count_ones() as u64;
                 self.lines.push(Until {
                     end: pos + at,

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use super::edits::{EDITS, Edits, take_out};
 use super::page::{Buffers, Page};
-use super::rules::{RULES, Rejection, STOP_WORDS, Thresholds};
+use super::rules::{NOISE_WORDS, RULES, Rejection, STOP_WORDS, Thresholds};
 use super::stop_words::NUM_STOP_WORDS;
 use crate::text::normalize;
 
@@ -19,24 +20,47 @@ use crate::text::normalize;
 /// ```
 #[derive(Default)]
 pub struct Judge {
+    edits: Edits,
     buffers: Buffers,
 }
 
 /// What became of a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict<'t> {
-    /// Its normal form: the text itself or a part of it where nothing had to change.
+    /// Its normal form without the lines that were taken out: the text itself or a part of it where nothing had to change.
     pub text: Cow<'t, str>,
     /// Why it is rejected, if it is.
     pub rejection: Option<Rejection>,
+    /// Bytes of the normal form that each of [`EDITS`] took out.
+    pub removed: [u64; EDITS.len()],
 }
 
 impl Judge {
-    /// Brings a text into its normal form and tries the rules on that.
+    /// Takes lines out of each text before it is judged. The default takes none.
+    pub fn with_edits(edits: Edits) -> Self {
+        Self { edits, ..Self::default() }
+    }
+
+    /// Brings a text into its normal form, takes out lines, and tries the rules on what is left.
+    ///
+    /// The rule on words in noisy lines is tried before such lines are taken out, and comes first then.
     pub fn judge<'t>(&mut self, text: &'t str, thresholds: &Thresholds) -> Verdict<'t> {
-        let text = normalize(text);
+        let mut removed = [0; EDITS.len()];
+        let mut text = normalize(text);
+        if self.edits.contains(&true) {
+            if self.edits.iter().zip(EDITS).any(|(&is_made, edit)| is_made && edit.is_noise) {
+                let mut only: Thresholds = RULES.map(|rule| rule.off());
+                only[NOISE_WORDS] = thresholds[NOISE_WORDS];
+                if let Some(rejection) = self.verdict(&text, &only) {
+                    return Verdict { text, rejection: Some(rejection), removed };
+                }
+            }
+            if let Some(kept) = take_out(&text, self.edits, &mut self.buffers.ends, &mut removed) {
+                text = Cow::Owned(normalize(&kept).into_owned());
+            }
+        }
         let rejection = self.verdict(&text, thresholds);
-        Verdict { text, rejection }
+        Verdict { text, rejection, removed }
     }
 
     /// The first rule that rejects a text in its normal form.
@@ -111,5 +135,19 @@ mod tests {
         assert_eq!(judge.verdict("one", &thresholds), Some(Rejection { rule: 1, value: 1.0 }));
         thresholds[0] = 10.0;
         assert_eq!(judge.verdict("one", &thresholds), Some(Rejection { rule: 0, value: 3.0 }));
+    }
+
+    #[test]
+    fn noisy_lines_are_weighed_before_they_are_taken_out() {
+        let prose = "It was a bright cold day in April and the clocks were striking.";
+        let mut judge = Judge::with_edits(EDITS.map(|edit| edit.is_noise));
+        let text = format!("Home\n\n{prose}\n\n\n3 likes");
+        let verdict = judge.judge(&text, &off());
+        assert_eq!((&*verdict.text, verdict.rejection), (prose, None));
+        assert_eq!(verdict.removed, [0, 0, 0, 0, 0, 0, 8, 5]);
+        let mut thresholds = off();
+        thresholds[NOISE_WORDS] = 0.1;
+        let rejection = judge.judge(&text, &thresholds).rejection;
+        assert_eq!(rejection, Some(Rejection { rule: NOISE_WORDS, value: 3.0 / 16.0 }));
     }
 }

@@ -40,31 +40,20 @@ impl Lines {
         let [lines, paragraphs] = seen;
         lines.clear(ends.len());
         paragraphs.clear(ends.len());
-        let (mut start, mut before, mut paragraph) = (0, Until::default(), (0, 0));
-        for until in ends {
-            let line = &text[start..until.end];
-            let trimmed = trim(line);
-            let len = until.chars - before.chars - (line.len() - trimmed.len()) as u64;
-            let line = Line {
-                text: trimmed,
-                runs: until.runs - before.runs,
-                letters: until.letters - before.letters,
-                capitals: until.capitals - before.capitals,
-            };
-            start = until.end + 1;
-            before = Until { chars: until.chars + 1, ..*until };
-            let (Some(first), Some(last)) = (trimmed.chars().next(), trimmed.chars().next_back()) else {
+        let mut paragraph = (0, 0);
+        for line in Line::all(text, ends) {
+            let (Some(first), Some(last)) = (line.text.chars().next(), line.text.chars().next_back()) else {
                 paragraphs.end(&mut paragraph);
                 continue;
             };
-            let hash = hash(trimmed.as_bytes());
-            lines.add(hash, len);
-            paragraph = (mix(paragraph.0, MULTIPLIER) ^ hash, paragraph.1 + len);
+            let hash = hash(line.text.as_bytes());
+            lines.add(hash, line.chars);
+            paragraph = (mix(paragraph.0, MULTIPLIER) ^ hash, paragraph.1 + line.chars);
             found.total += 1;
             found.bullet += u64::from(is_bullet(first));
-            found.ellipsis += u64::from(last == '…' || last == '.' && trimmed.ends_with("..."));
+            found.ellipsis += u64::from(is_ellipsis(line.text, last));
             found.ended += u64::from(is_sentence_end(last));
-            found.short += u64::from(len < SHORT_LINE);
+            found.short += u64::from(line.chars < SHORT_LINE);
             found.noise_words += if line.is_noise() { line.num_words() } else { 0 };
         }
         paragraphs.end(&mut paragraph);
@@ -157,6 +146,11 @@ fn is_bullet(char: char) -> bool {
     matches!(char, '•' | '‣' | '▪' | '▫' | '◦' | '●' | '■' | '-' | '–' | '*')
 }
 
+/// Whether a line that ends with `last` ends with three dots.
+pub(super) fn is_ellipsis(line: &str, last: char) -> bool {
+    last == '…' || last == '.' && line.ends_with("...")
+}
+
 /// Whether a character ends a sentence or closes a quotation after it.
 fn is_sentence_end(char: char) -> bool {
     matches!(char, '.' | '!' | '?' | '…' | ':' | ';' | '"' | '\'' | '”' | '’' | '»' | ')')
@@ -164,8 +158,9 @@ fn is_sentence_end(char: char) -> bool {
 }
 
 /// A line without the white space around it, and what is in it.
-struct Line<'t> {
-    text: &'t str,
+pub(super) struct Line<'t> {
+    pub(super) text: &'t str,
+    chars: u64,
     /// Runs of characters between spaces.
     runs: u64,
     letters: u64,
@@ -173,23 +168,33 @@ struct Line<'t> {
     capitals: u64,
 }
 
-impl Line<'_> {
-    /// Whether a line has one word, or more capitals than other letters, or digits but no letter, or is a counter: a
-    /// number and a word, as in "3 likes".
+impl<'t> Line<'t> {
+    /// The lines of a text, which end there.
+    pub(super) fn all(text: &'t str, ends: &[Until]) -> impl Iterator<Item = Self> {
+        let (mut start, mut before) = (0, Until::default());
+        ends.iter().map(move |until| {
+            let line = &text[start..until.end];
+            let trimmed = trim(line);
+            let line = Self {
+                text: trimmed,
+                chars: until.chars - before.chars - (line.len() - trimmed.len()) as u64,
+                runs: until.runs - before.runs,
+                letters: until.letters - before.letters,
+                capitals: until.capitals - before.capitals,
+            };
+            start = until.end + 1;
+            before = Until { chars: until.chars + 1, ..*until };
+            line
+        })
+    }
+
+    /// Whether it is not prose, in one of four ways.
     fn is_noise(&self) -> bool {
-        let is_number = |char: char| char.is_numeric();
-        if 2 * self.capitals > self.letters || self.letters == 0 && self.text.contains(is_number) {
-            return true;
-        }
-        match self.runs {
-            1 => self.has_a_word_a_run(),
-            2 => self.text.starts_with(is_number) && self.has_a_word_a_run(),
-            _ => false,
-        }
+        is_uppercase(self) || is_number(self) || is_counter(self) || is_one_word(self)
     }
 
     /// Words: runs of characters between spaces; in scripts without spaces, characters.
-    fn num_words(&self) -> u64 {
+    pub(super) fn num_words(&self) -> u64 {
         if self.text.is_ascii() { self.runs } else { self.words().count() as u64 }
     }
 
@@ -202,6 +207,26 @@ impl Line<'_> {
     fn words(&self) -> impl Iterator<Item = ()> {
         self.text.split_ascii_whitespace().flat_map(words_of_run)
     }
+}
+
+/// Whether a line has more capitals than other letters.
+pub(super) fn is_uppercase(line: &Line<'_>) -> bool {
+    2 * line.capitals > line.letters
+}
+
+/// Whether a line has digits but no letter.
+pub(super) fn is_number(line: &Line<'_>) -> bool {
+    line.letters == 0 && line.text.contains(char::is_numeric)
+}
+
+/// Whether a line is a number and a word, as in "3 likes".
+pub(super) fn is_counter(line: &Line<'_>) -> bool {
+    line.runs == 2 && line.text.starts_with(char::is_numeric) && line.has_a_word_a_run()
+}
+
+/// Whether a line is one word.
+pub(super) fn is_one_word(line: &Line<'_>) -> bool {
+    line.runs == 1 && line.has_a_word_a_run()
 }
 
 /// An entry for each word of a run: the characters of scripts without spaces, and the others together.

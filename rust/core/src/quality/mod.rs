@@ -4,6 +4,7 @@
 //! space, the tab and the line feed.
 
 mod counts;
+mod edits;
 mod judge;
 mod letters;
 mod lines;
@@ -13,6 +14,7 @@ mod rules;
 mod runs;
 mod stop_words;
 
+pub use edits::{EDITS, Edit, Edits};
 pub use judge::{Judge, Verdict};
 pub use rules::{Bound, RULES, Rejection, Rule, Thresholds};
 

@@ -8,7 +8,7 @@ use super::ngrams::{Bounds, Duplicate, Ngrams, Top};
 /// Memory that is kept between texts.
 #[derive(Default)]
 pub(super) struct Buffers {
-    ends: Vec<Until>,
+    pub(super) ends: Vec<Until>,
     pieces: [Seen; 2],
     ngrams: Ngrams,
 }

@@ -79,6 +79,8 @@ pub type Thresholds = [f64; RULES.len()];
 
 /// Place in [`RULES`] of the rule on stop words.
 pub(super) const STOP_WORDS: usize = 7;
+/// Place of the rule on words in lines that are not prose.
+pub(super) const NOISE_WORDS: usize = 16;
 
 /// Why a text was rejected.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -140,7 +142,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rule_on_stop_words_has_its_place() {
+    fn rules_have_their_places() {
         assert_eq!(RULES[STOP_WORDS].name, "min_stop_words");
+        assert_eq!(RULES[NOISE_WORDS].name, "max_noise_words");
     }
 }
