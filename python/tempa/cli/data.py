@@ -129,8 +129,7 @@ class TrainClassifierConfig:
     """Settings of `tempa data classify train`."""
 
     files: _Files
-    """Documents of two kinds or more: a file or directory for each, such as good.jsonl and crawl.jsonl, or
-    any files with `--label`."""
+    """Documents of two kinds or more: a file or directory for each, or any with `--label`."""
     label: str | None = None
     """Key or column that holds the label; without it, the name of the file or directory is the label."""
     out: Path

@@ -27,13 +27,13 @@ class ClassifierSettings:
     """How a classifier is trained."""
 
     bits: int = 20
-    """N-grams fall to 2^bits buckets, of 4 bytes each in the file."""
+    """N-grams fall to 2^bits buckets, of 4 bytes in the file; of more labels than two, each has its own."""
     word_ngram: int = 2
     """Words in the longest n-gram of words."""
     char_ngram: int = 0
     """Characters in an n-gram of characters; 0 for none."""
     max_bytes: int = 0
-    """Bytes in the middle of a document that are looked at, 0 for all. A language needs 2,000 at most."""
+    """Bytes in the middle of a document that are looked at, 0 for all. A language needs about 2000."""
     epochs: int = 5
     """Times each document is seen."""
     learning_rate: float = 0.1
