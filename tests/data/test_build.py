@@ -16,14 +16,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from tempa.cli import run
+from tempa.data.classify import classify, train_classifier
 from tempa.data.corpus import CORPUS, BuildConfig, Source, build_corpus, local
+from tempa.data.corpus.config import Kinds
 from tempa.data.corpus.plan import make_plan
-from tempa.data.documents import read_documents
+from tempa.data.decontaminate import EvalSet, decontaminate
+from tempa.data.documents import Document, read_documents
 from tempa.data.duplicates import Duplicates, dedup, write_index
+from tempa.data.funnel import FunnelReport
 from tempa.data.loader import Loader
 from tempa.data.mixture import Mixture
-from tempa.data.rules import Rules, clean
+from tempa.data.pii import mask_pii
+from tempa.data.repair import repair
+from tempa.data.rules import Edits, Rules, clean
 from tempa.data.shards import Shards
+from tempa.data.unwanted import Unwanted, drop_unwanted
 from tempa.tokenizer import Tokenizer
 
 WORDS = [
@@ -99,6 +106,61 @@ def test_a_build_is_what_the_steps_do_one_after_the_other(tmp_path, pages, token
     )
     assert len(list((corpus.directory / "train").glob("*.bin"))) > 5
     assert list(tmp_path.iterdir()) == [file, corpus.directory] or not (tmp_path / ".out.work").exists()
+
+
+def test_every_step_does_what_its_own_function_does(tmp_path, pages, tokenizer):
+    good = [one for one in pages if len(one["text"]) > 20][:120]
+    good = [
+        {**one, "text": f"{one['text']}\nHome\nIt isnâ€™t far to go. Mail jo{i}@example.org now."}
+        for i, one in enumerate(good)
+    ]
+    for one in good[::9]:
+        one["text"] += " What a darn thing."
+    lang = [
+        {"text": "der Fluss und die Brücke und der Weg zum alten Haus am Wasser " * 4 + f"{i}.", "url": ""}
+        for i in range(30)
+    ]
+    file, quiz, words = (tmp_path / name for name in ("a.jsonl", "quiz.jsonl", "words.txt"))
+    file.write_text(lines(good + lang))
+    quiz.write_text(json.dumps({"question": " ".join(good[3]["text"].split()[5:25]), "answer": "1"}) + "\n")
+    words.write_text("darn\n")
+    kinds = {
+        "en": [Document(one["text"], "") for one in good],
+        "de": [Document(one["text"], "") for one in lang],
+    }
+    classifier, _ = train_classifier(kinds)
+    classifier.save(tmp_path / "model")
+    edits, unwanted = Edits(one_word_lines=True), Unwanted(phrases=(words,))
+    report = FunnelReport()
+    kept = clean(repair(read_documents(file), report=report), RULES, edits=edits, report=report)
+    kept = drop_unwanted(kept, unwanted, report=report)
+    kept = (one.document for one in classify(kept, classifier, ["en"], report=report))
+    kept = mask_pii(kept, ["email"], report=report)
+    kept = decontaminate(kept, [EvalSet.named(str(quiz))], report=report)
+    expected = [one.text for one in dedup(kept, report=report)]
+    corpus = build_corpus(
+        settings(
+            file,
+            tmp_path / "out",
+            partition_bytes=4096,
+            repair=True,
+            edits=edits,
+            unwanted=unwanted,
+            kinds=Kinds(model=tmp_path / "model", keep=("en",)),
+            mask=("email",),
+            against=(str(quiz),),
+        ),
+        tokenizer,
+    )
+    found = texts(corpus.directory, tokenizer) + texts(corpus.directory, tokenizer, "val")
+    assert sorted(found) == sorted(expected)
+    counts = {stage.name: stage.to_dict() for stage in report.stages}
+    for stage in corpus.report.stages[1:]:
+        made, other = stage.to_dict(), counts[stage.name]
+        for values in (made, other):
+            for dropped in values["dropped"].values():
+                dropped.pop("examples")
+        assert made == other
 
 
 def test_the_funnel_adds_up_and_knows_sizes_hosts_and_samples(tmp_path, pages, tokenizer):

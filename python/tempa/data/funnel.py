@@ -92,6 +92,8 @@ class Stage:
             own.documents += more["documents"]
             own.bytes += more["bytes"]
         self.rewritten_bytes += other["rewritten_bytes"]
+        for edit, size in other.get("edited_bytes", {}).items():
+            self.edited_bytes[edit] = self.edited_bytes.get(edit, 0) + size
         for kind, count in other.get("replaced", {}).items():
             self.replaced[kind] = self.replaced.get(kind, 0) + count
         for rule, more in other["dropped"].items():

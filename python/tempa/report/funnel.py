@@ -49,6 +49,8 @@ def funnel_table(funnel: Mapping[str, Any]) -> Markup:
         for rule, count in dropped:
             example = count["examples"][0]["text"][:70] if count["examples"] else ""
             rows.append([f"dropped: {rule}", *_counts(count, whole, rate), tag("small", example)])
+        for edit, size in stage.get("edited_bytes", {}).items():
+            rows.append([f"lines: {edit}", *_counts({"documents": None, "bytes": size}, whole, rate), ""])
         if stage.get("rewritten_bytes"):
             rewritten = {"documents": None, "bytes": stage["rewritten_bytes"]}
             rows.append(["rewritten", *_counts(rewritten, whole, rate), ""])

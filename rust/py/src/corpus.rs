@@ -11,7 +11,7 @@ use tempa_core::bpe::num_processors;
 use tempa_core::classify::Classifier;
 use tempa_core::corpus::{self, EmitOptions, Fields, Item, Partition, ReadOptions, SettleOptions, Split};
 use tempa_core::dedup::{self, EvalItems, Groups, Keep, Overlap};
-use tempa_core::quality::{RULES, Thresholds};
+use tempa_core::quality::{EDITS, Edits, RULES, Thresholds};
 use tempa_core::unwanted::{Phrases, Urls};
 use tempa_core::{Error, Monitor};
 
@@ -64,13 +64,16 @@ impl Step {
         Self(Arc::new(corpus::Sample { share }))
     }
 
-    /// clean(thresholds): normalises, and applies the rules of quality_rules().
+    /// clean(thresholds, edits): normalises, takes out the lines of line_edits(), and applies the rules of quality_rules().
     #[staticmethod]
-    fn clean(thresholds: Vec<f64>) -> PyResult<Self> {
+    fn clean(thresholds: Vec<f64>, edits: Vec<bool>) -> PyResult<Self> {
         let thresholds: Thresholds = thresholds.try_into().map_err(|given: Vec<_>| {
             to_python(Error::value(format!("{} thresholds for {} rules", given.len(), RULES.len())))
         })?;
-        Ok(Self(Arc::new(corpus::Clean { thresholds })))
+        let edits: Edits = edits.try_into().map_err(|given: Vec<_>| {
+            to_python(Error::value(format!("{} switches for {} edits", given.len(), EDITS.len())))
+        })?;
+        Ok(Self(Arc::new(corpus::Clean { edits, thresholds })))
     }
 
     /// mask(kinds): replaces personal data by placeholders.

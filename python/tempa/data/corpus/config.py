@@ -13,7 +13,7 @@ from tempa.data.decontaminate import Contamination
 from tempa.data.duplicates import Duplicates
 from tempa.data.mixture import Mixture
 from tempa.data.pii import Kind
-from tempa.data.rules import Rules
+from tempa.data.rules import Edits, Rules
 from tempa.data.unwanted import Unwanted
 
 # How documents are divided: each by the hash of its text, or the end of the last ones.
@@ -98,6 +98,8 @@ class BuildConfig:
     """Drop duplicates."""
     rules: Rules = dataclasses.field(default_factory=Rules)
     """Thresholds; `--rules.min-words 0` or `--rules.max-words inf` switches a rule off."""
+    edits: Edits = dataclasses.field(default_factory=Edits)
+    """Lines to take out before, such as `--edits.javascript-lines`."""
     repair: bool = False
     """Undo damage: UTF-8 that was read as another encoding, entities of HTML that nobody decoded."""
     mask: tuple[Kind, ...] = ()
@@ -170,6 +172,7 @@ class BuildConfig:
         """What is done to the documents."""
         return Steps(
             rules=self.rules if self.clean else Rules.none(),
+            edits=self.edits,
             repair=self.repair,
             mask=self.mask,
             unwanted=self.unwanted,
@@ -187,6 +190,7 @@ class Steps:
     """What is done to the documents, wherever they come from and whoever does it."""
 
     rules: Rules
+    edits: Edits = dataclasses.field(default_factory=Edits)
     repair: bool = False
     mask: tuple[Kind, ...] = ()
     unwanted: Unwanted = dataclasses.field(default_factory=Unwanted)

@@ -65,7 +65,8 @@ def make_steps(steps: Steps, share: float | None = None) -> list[_core.Step]:
         made.append(_core.Step.drop_urls(read_list(unwanted.urls)))
     if steps.repair:
         made.append(_core.Step.repair())
-    made.append(_core.Step.clean([float(value) for value in astuple(steps.rules)]))
+    thresholds = [float(value) for value in astuple(steps.rules)]
+    made.append(_core.Step.clean(thresholds, astuple(steps.edits)))
     if unwanted.phrases and unwanted.mask is not None:
         made.append(_core.Step.mask_phrases(read_list(unwanted.phrases), unwanted.mask))
     elif unwanted.phrases:

@@ -161,7 +161,7 @@ impl<'a> Partition<'a> {
     pub fn finish(mut self) -> Result<()> {
         for (worker, stage) in self.workers.into_iter().zip(&mut self.tally.stages[READ + 1..]) {
             let findings = worker.findings();
-            stage.replaced = findings.replaced;
+            stage.note(findings.edited_bytes, findings.replaced);
             self.tally.tasks.extend(findings.tasks);
         }
         self.tally.spent("read", self.begun.elapsed().saturating_sub(self.spent));

@@ -49,10 +49,13 @@ pub(super) struct Stage {
     name: String,
     input: Count,
     dropped: BTreeMap<String, Dropped>,
+    /// Bytes by which documents became shorter, apart from edits.
     rewritten_bytes: i64,
+    /// Bytes of lines that were taken out, by edit.
+    edited_bytes: BTreeMap<&'static str, u64>,
     output: Count,
     /// Places where something was replaced, by kind.
-    pub(super) replaced: BTreeMap<&'static str, u64>,
+    replaced: BTreeMap<&'static str, u64>,
     #[serde(skip)]
     pub(super) spent: Duration,
 }
@@ -67,6 +70,16 @@ impl Stage {
         self.input.add(num_bytes as u64);
         self.output.add(left as u64);
         self.rewritten_bytes += num_bytes as i64 - left as i64;
+    }
+
+    /// Adds what a step found besides.
+    pub(super) fn note(
+        &mut self,
+        edited_bytes: BTreeMap<&'static str, u64>,
+        replaced: BTreeMap<&'static str, u64>,
+    ) {
+        self.rewritten_bytes -= edited_bytes.values().sum::<u64>() as i64;
+        (self.edited_bytes, self.replaced) = (edited_bytes, replaced);
     }
 
     /// A document is dropped.

@@ -11,7 +11,7 @@ use super::*;
 use crate::Monitor;
 use crate::bpe::Tokenizer;
 use crate::dedup::NearOptions;
-use crate::quality::RULES;
+use crate::quality::{Edits, RULES};
 
 fn options(path: &Path) -> ReadOptions {
     ReadOptions {
@@ -234,7 +234,7 @@ proptest! {
 }
 
 fn usual() -> Stager {
-    let clean = Clean { thresholds: RULES.map(|rule| rule.off()) };
+    let clean = Clean { edits: Edits::default(), thresholds: RULES.map(|rule| rule.off()) };
     let near = NearOptions::default();
     Stager::new(vec![Arc::new(clean)], Some((near.shingler, near.bands)))
 }

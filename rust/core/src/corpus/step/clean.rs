@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
-use super::{Current, Outcome, Step, StepWorker};
-use crate::quality::{Judge, RULES, Thresholds};
+use super::{Current, Findings, Outcome, Step, StepWorker};
+use crate::quality::{EDITS, Edits, Judge, RULES, Thresholds};
 
-/// Normalises and applies the quality rules.
+/// Normalises, takes out lines and applies the quality rules.
 #[derive(Debug, Clone, Copy)]
 pub struct Clean {
+    /// Which lines are taken out.
+    pub edits: Edits,
     /// Of each rule.
     pub thresholds: Thresholds,
 }
@@ -15,6 +17,8 @@ pub struct Clean {
 struct Cleaner<'a> {
     thresholds: &'a Thresholds,
     judge: Judge,
+    /// Bytes that each edit took out.
+    removed: [u64; EDITS.len()],
 }
 
 impl Step for Clean {
@@ -23,13 +27,22 @@ impl Step for Clean {
     }
 
     fn worker(&self) -> Box<dyn StepWorker + '_> {
-        Box::new(Cleaner { thresholds: &self.thresholds, judge: Judge::default() })
+        Box::new(Cleaner {
+            thresholds: &self.thresholds,
+            judge: Judge::with_edits(self.edits),
+            removed: [0; EDITS.len()],
+        })
     }
 }
 
 impl StepWorker for Cleaner<'_> {
     fn apply(&mut self, document: &Current<'_>) -> Outcome {
         let verdict = self.judge.judge(document.text, self.thresholds);
+        if verdict.rejection.is_none() {
+            for (sum, removed) in self.removed.iter_mut().zip(verdict.removed) {
+                *sum += removed;
+            }
+        }
         match (verdict.rejection, verdict.text) {
             (Some(rejection), _) => Outcome::Drop {
                 rule: Cow::Borrowed(RULES[rejection.rule].name),
@@ -44,5 +57,11 @@ impl StepWorker for Cleaner<'_> {
             }
             (None, Cow::Borrowed(_)) => Outcome::Keep,
         }
+    }
+
+    fn findings(self: Box<Self>) -> Findings {
+        let removed = EDITS.iter().map(|edit| edit.name).zip(self.removed);
+        let edited_bytes = removed.filter(|&(_, removed)| removed > 0).collect();
+        Findings { edited_bytes, ..Findings::default() }
     }
 }

@@ -82,6 +82,8 @@ pub trait StepWorker: Send {
 pub struct Findings {
     /// Items of evaluation sets, by task.
     pub tasks: BTreeMap<String, Value>,
+    /// Bytes of lines that were taken out of documents that went on, by edit.
+    pub edited_bytes: BTreeMap<&'static str, u64>,
     /// Places where something was replaced, by kind.
     pub replaced: BTreeMap<&'static str, u64>,
 }
