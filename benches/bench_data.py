@@ -30,7 +30,7 @@ from tempa.data.documents import Document
 from tempa.data.duplicates import Duplicates, dedup
 from tempa.data.loader import Loader
 from tempa.data.mixture import Mixture
-from tempa.data.rules import Edits, Rules, normalize
+from tempa.data.rules import Rules, normalize
 from tempa.data.shards import Shards, ShardWriter
 
 SIDES = ["ours", "python"]
@@ -311,9 +311,8 @@ def judge_python(batch: list[str]) -> list[str | None]:
 
 
 def judge_ours(batch: list[str]) -> list[str | None]:
-    names = list(asdict(Rules.none()))
-    thresholds = list({**asdict(Rules.none()), **RULES}.values())
-    _, verdicts, *_ = _core.clean_texts(batch, thresholds, list(asdict(Edits()).values()))
+    names, no_edits = list(asdict(Rules.none())), [False] * len(_core.line_edits())
+    _, verdicts, *_ = _core.clean_texts(batch, [*(asdict(Rules.none()) | RULES).values()], no_edits)
     return [names[rule] if rule >= 0 else None for rule in verdicts.tolist()]
 
 
