@@ -3,7 +3,8 @@
     python benches/dedup_peers.py --corpus DIR
 
 DIR holds dedup.jsonl with "text", "kind" and "dup_of" in each line: real documents ("orig") and planted
-copies of them. Peers are timed if they are installed, from texts in a list to a decision for each. On one
+copies of them; copies of kinds that it lacks are made of its documents and of those of cjk.jsonl. Peers are
+timed if they are installed, from texts in a list to a decision for each. On one
 thread CPU time counts, on two the clock. Exact sides must keep equal numbers. Near ones are judged on 6,000
 documents by brute force: a document has a duplicate if it shares at least 0.8 of its shingles, five words
 between white space in a row, with another. All make signatures of 128 hashes; peers choose bands for 0.8 as
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import planted
 from tempa import _core
 from tempa.bench.machine import machine, versions
 from tempa.bench.results import Result, merge, summary
@@ -100,6 +102,15 @@ def near_datasketch(texts: list[str]) -> Flags:
         others = index.query(sketch)
         found[[i, *others]] |= bool(others)
         index.insert(i, sketch, check_duplication=False)
+    return found
+
+
+def near_datatrove(texts: list[str]) -> Flags:
+    import datatrove_steps
+
+    found = np.zeros(len(texts), bool)
+    with tempfile.TemporaryDirectory() as directory:
+        found[datatrove_steps.flags(texts, Path(directory))] = True
     return found
 
 
@@ -195,6 +206,7 @@ def stretches_suffix_array(texts: list[str]) -> int:
 NEAR: dict[str, Callable[[list[str]], Flags]] = {
     "ours": near_ours, WORDS: near_our_words, "gaoya": near_gaoya, "rensa": near_rensa,
     "FastSketchLSH": near_fastsketch, "datasketch": near_datasketch,
+    "datatrove": near_datatrove,
 }  # fmt: skip
 EXACT = {"ours": exact_ours, "polars": exact_polars, "xxhash": exact_xxhash}
 BLOOM = {"ours": bloom_ours, "rbloom": bloom_rbloom}
@@ -209,8 +221,12 @@ TABLES: dict[str, dict[str, Callable[[list[str]], Any]]] = {
 }
 
 
-def read(corpus: Path) -> list[dict[str, Any]]:
-    with (corpus / "dedup.jsonl").open(encoding="utf-8") as lines:
+# Too slow for all documents.
+UNTIMED = ("datasketch", "datatrove")
+
+
+def read(corpus: Path, name: str = "dedup.jsonl") -> list[dict[str, Any]]:
+    with (corpus / name).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
@@ -245,6 +261,15 @@ def truth(texts: list[str]) -> Flags:
     return found
 
 
+def find_more(run: Callable[[list[str]], Flags], corpus: Path) -> dict[str, float]:
+    """The share of the copies that is found, of each kind that the corpus lacks."""
+    originals = [row["text"] for row in read(corpus) if row["kind"] == "orig"]
+    pairs = planted.plant_more(originals, [row["text"] for row in read(corpus, "cjk.jsonl")])
+    found = run([text for some in pairs.values() for pair in some for text in pair])
+    of_copies = found[1::2].reshape(len(pairs), planted.EACH)
+    return dict(zip(pairs, of_copies.mean(1).tolist(), strict=True))
+
+
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
     """One cell, in this process."""
     rows = read(Path(cell["corpus"]))
@@ -252,11 +277,11 @@ def measure(cell: dict[str, Any]) -> dict[str, Any]:
     if cell["task"] == "near" and cell.get("truth"):
         rows = sample(rows)
         found, expected = run([row["text"] for row in rows]), np.load(cell["truth"])
-        kinds = {}
-        for kind in sorted({row["kind"] for row in rows} - {"orig"}):
-            kinds[kind] = float(
-                np.mean([flag for row, flag in zip(rows, found, strict=True) if row["kind"] == kind])
-            )
+        kinds = {
+            name: float(np.mean([flag for row, flag in zip(rows, found, strict=True) if row["kind"] == kind]))
+            for kind, name in planted.KINDS.items()
+        }
+        kinds.update(find_more(run, Path(cell["corpus"])))
         hits = int((found & expected).sum())
         return {
             "missed": 1 - hits / int(expected.sum()),
@@ -338,8 +363,8 @@ def about() -> dict[str, Any]:
     return {
         "title": (__doc__ or "").splitlines()[0],
         "machine": machine(),
-        "versions": versions("gaoya", "rensa", "fastsketchlsh", "datasketch", "polars", "xxhash", "rbloom",
-                             "pydivsufsort", "numpy"),
+        "versions": versions("gaoya", "rensa", "fastsketchlsh", "datasketch", "datatrove", "polars", "xxhash",
+                             "rbloom", "pydivsufsort", "numpy"),
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "command": "python benches/dedup_peers.py",
     }  # fmt: skip
@@ -384,7 +409,7 @@ def time_task(options: argparse.Namespace, task: str, group: str, name: str) -> 
     outs = {}
     for threads in (1, 2) if task == "near" else (1,):
         for side in filter(installed, TABLES[task]):
-            if side == "datasketch" or (threads == 2 and not side.startswith(("ours", "gaoya"))):
+            if side in UNTIMED or (threads == 2 and not side.startswith(("ours", "gaoya"))):
                 continue
             cell = {"corpus": str(options.corpus), "task": task, "side": side, "threads": threads}
             got = [in_fresh_process(cell) for _ in range(options.rounds if side.startswith("ours") else 1)]

@@ -31,6 +31,7 @@ HIGHLIGHTS = [
     ),
     ("learn 16,384 tokens from English, one thread", "train 16,384 tokens, 1 thread", "english"),
     ("find near duplicates in 98 MB, one thread", "near duplicates, 128 hashes", "1 thread"),
+    ("one .jsonl file of English to shards, one thread", "one .jsonl file to shards, 1 thread", "english"),
     ("`import tempa` in a new process", "start a process", "import tempa"),
 ]
 START, END = "<!-- written by benches/report.py -->", "<!-- end -->"
