@@ -239,6 +239,7 @@ class Stager:
         how: tuple[str, str | None, bool, int],
         target: str | Path,
         work: Work,
+        extract: Callable[[bytes, str], str] | None = None,
     ) -> None: ...
     def stage_texts(self, batches: Iterator[_Batch], file: str, target: str | Path, work: Work) -> None: ...
 

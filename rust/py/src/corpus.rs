@@ -9,7 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator};
 use tempa_core::bpe::num_processors;
 use tempa_core::classify::Classifier;
-use tempa_core::corpus::{self, EmitOptions, Fields, Item, Partition, ReadOptions, SettleOptions, Split};
+use tempa_core::corpus::{
+    self, EmitOptions, Extract, Fields, Item, Partition, ReadOptions, SettleOptions, Split,
+};
 use tempa_core::dedup::{self, EvalItems, Groups, Keep, Overlap};
 use tempa_core::quality::{EDITS, Edits, RULES, Thresholds};
 use tempa_core::unwanted::{Phrases, Urls};
@@ -143,6 +145,20 @@ impl Step {
     }
 }
 
+/// What is called with the bytes of a page and the encoding that its server named, and gives its text.
+#[derive(Debug)]
+struct Extractor(Py<PyAny>);
+
+impl Extract for Extractor {
+    fn text(&self, html: &[u8], encoding: &str) -> Result<String, String> {
+        Python::attach(|py| {
+            let text = self.0.bind(py).call1((PyBytes::new(py, html), encoding));
+            text.and_then(|text| text.extract())
+                .map_err(|error| format!("its text cannot be extracted: {error}"))
+        })
+    }
+}
+
 /// (path, first byte, byte after the last line's start)
 type Stretch = (PathBuf, u64, u64);
 
@@ -163,8 +179,10 @@ impl Stager {
         Ok(Self(corpus::Stager::new(steps, near)))
     }
 
-    /// stage_files(files, how, target, work): reads stretches of files. How is (field of the text, field of the name or
-    /// None, is_lossy, max_document_bytes); the work counts bytes of the files.
+    /// stage_files(files, how, target, work, extract=None): reads stretches of files. How is (field of the text, field of the name or
+    /// None, is_lossy, max_document_bytes); extract(html, encoding) -> text is for pages of HTML; the work counts bytes of the
+    /// files.
+    #[pyo3(signature = (files, how, target, work, extract=None))]
     fn stage_files(
         &self,
         py: Python<'_>,
@@ -172,7 +190,9 @@ impl Stager {
         how: (String, Option<String>, bool, usize),
         target: PathBuf,
         work: &Bound<'_, Work>,
+        extract: Option<Py<PyAny>>,
     ) -> PyResult<()> {
+        let extract = extract.map(|extract| Arc::new(Extractor(extract)) as Arc<dyn Extract>);
         let (text, name, is_lossy, max_document_bytes) = how;
         let fields = Fields { text, name };
         let options = |(path, start, end)| ReadOptions {
@@ -182,6 +202,7 @@ impl Stager {
             fields: fields.clone(),
             is_lossy,
             max_document_bytes,
+            extract: extract.clone(),
         };
         let files: Vec<ReadOptions> = files.into_iter().map(options).collect();
         let monitor = &work.get().0;

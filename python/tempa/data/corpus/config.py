@@ -25,7 +25,7 @@ class Source:
     """Documents of one kind, such as the pages of a crawl or the files of a language."""
 
     files: tuple[Path, ...]
-    """Files, directories or patterns: .txt, .jsonl, .parquet, .wet; all but .parquet also as .gz or .zst."""
+    """Files, directories or patterns: .txt, .jsonl, .parquet, .wet, .warc; most also as .gz or .zst."""
     name: str = ""
     """Name of the source; with more than one, its shards are in train/NAME."""
     field: str = "text"
@@ -34,6 +34,8 @@ class Source:
     """Key or column that holds a URL or an id, for reports and `duplicates.urls`; documents may lack it."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8: leave the document out, or put U+FFFD in their place."""
+    html: bool = False
+    """Extract the text of HTML: of fetched pages in .warc, and of the field in .jsonl and .parquet."""
     sample: float = 1.0
     """Share of the documents that is taken, by the hash of their text."""
     max_tokens: int = 0
@@ -75,13 +77,15 @@ class BuildConfig:
     """Settings of `tempa data build`."""
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FILE ...]")] = ()
-    """The only source, if a file of settings has none: .txt, .jsonl, .parquet, .wet files, or directories."""
+    """The only source, if settings have none: .txt, .jsonl, .parquet, .wet, .warc files, or directories."""
     sources: Annotated[tuple[Source, ...], tyro.conf.Suppress] = ()
     """Several sources, as [[sources]] in a file of settings."""
     field: str = "text"
     """Key or column of `files` that holds the text."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8: leave the document out, or put U+FFFD in their place."""
+    html: bool = False
+    """Extract the text of HTML: of fetched pages in .warc, and of the field in .jsonl and .parquet."""
     out: Path
     """The directory that gets train/, val/, tokenizer.json, funnel.json and funnel.html."""
     tokenizer: Path
@@ -143,7 +147,9 @@ class BuildConfig:
 
     def all_sources(self) -> tuple[Source, ...]:
         """The sources, or the only one that `files` are."""
-        return self.sources or (Source(files=self.files, field=self.field, errors=self.errors),)
+        if self.sources:
+            return self.sources
+        return (Source(files=self.files, field=self.field, errors=self.errors, html=self.html),)
 
     def mixture(self, directory: Path) -> Mixture | None:
         """How several sources, whose shards are below a directory, are mixed in training.

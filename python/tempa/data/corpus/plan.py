@@ -17,8 +17,9 @@ from tempa import config
 from tempa.data.compressed import CODECS, format_of
 from tempa.data.corpus.config import BuildConfig, Source, Steps
 from tempa.data.documents import SUFFIXES, corpus_files
+from tempa.data.html import extractor
 
-# What a build reads: documents, and the extracted text of web archives.
+# What a build reads: documents, and web archives.
 FORMATS = (*SUFFIXES, ".wet", ".warc")
 # To be raised when the same settings give other shards than before.
 VERSION = 1
@@ -54,6 +55,7 @@ class Plan:
     tokenizer: str
     max_document_bytes: int
     partitions: tuple[Partition, ...]
+    extractor: str | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -67,6 +69,7 @@ class Plan:
             "tokenizer": self.tokenizer,
             "max_document_bytes": self.max_document_bytes,
             "steps": config.to_dict(self.steps),
+            "extractor": self.extractor,
             "sources": [config.to_dict(source) for source in self.sources],
             "partitions": [asdict(partition) for partition in self.partitions],
         }
@@ -82,6 +85,7 @@ def make_plan(settings: BuildConfig, tokenizer_sha256: str) -> Plan:
     Raises:
         FileNotFoundError: If a file does not exist.
         ValueError: If a file's format is not known.
+        ModuleNotFoundError: If text of HTML is wanted and resiliparse is not installed.
     """
     partitions = [
         partition
@@ -94,6 +98,7 @@ def make_plan(settings: BuildConfig, tokenizer_sha256: str) -> Plan:
         tokenizer_sha256,
         settings.max_document_bytes,
         tuple(partitions),
+        extractor() if any(source.html for source in settings.all_sources()) else None,
     )
 
 

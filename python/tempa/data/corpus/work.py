@@ -20,6 +20,7 @@ from tempa.data.corpus.config import Source, Steps
 from tempa.data.corpus.plan import Plan
 from tempa.data.decontaminate import EvalSet
 from tempa.data.funnel import EXAMPLE_CHARS, Dropped, Example, Stage
+from tempa.data.html import html_to_text
 from tempa.data.staging import save_json
 from tempa.data.unwanted import read_list
 from tempa.tokenizer import END_OF_TEXT, Tokenizer
@@ -122,7 +123,12 @@ def stage(plan: Plan, index: int, places: Places, stager: _core.Stager, work: _c
             (source.field, source.url or None, is_lossy, plan.max_document_bytes),
             target,
             work,
+            _extract if source.html else None,
         )
+
+
+def _extract(html: bytes, encoding: str) -> str:
+    return html_to_text(html, encoding=encoding or None)
 
 
 def _is_whole(staged: Path, work: _core.Work) -> bool:
@@ -170,9 +176,13 @@ def _batch(batch: Any, source: Source, row: int, is_lossy: bool) -> Batch:
             problems.append((at, f"{source.field!r} is null"))
             continue
         try:
-            text = value.decode("utf-8", "replace" if is_lossy else "strict")
+            how = "replace" if is_lossy else "strict"
+            text = html_to_text(value) if source.html else value.decode("utf-8", how)
         except UnicodeDecodeError as error:
             problems.append((at, f"byte {error.start} of the text is not UTF-8 (0x{value[error.start]:02x})"))
+            continue
+        except ValueError as error:
+            problems.append((at, f"its text cannot be extracted: {error}"))
             continue
         texts.append(text)
         names.append("" if url is None else str(url))

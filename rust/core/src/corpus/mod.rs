@@ -9,6 +9,7 @@
 //! was interrupted is done again. The result is a function of the files, the partitions and the settings.
 
 mod emit;
+mod http;
 mod input;
 mod json;
 mod lines;
@@ -24,7 +25,7 @@ mod warc;
 
 pub use emit::{EmitOptions, Emitted, Split, emit};
 pub use json::Fields;
-pub use read::{Format, Item, ReadOptions, Sink, read};
+pub use read::{Extract, Format, Item, ReadOptions, Sink, read};
 pub use settle::{REASONS, SettleOptions, Settled, StagedSet, settle};
 pub use stage::{Partition, Stager};
 pub use staged::Staged;

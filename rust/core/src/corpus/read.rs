@@ -1,10 +1,12 @@
-//! Documents of files: text, JSON lines and the extracted text of web archives (WET).
+//! Documents of files: text, JSON lines, the extracted text of web archives (WET) and, with something that extracts text,
+//! their pages.
 //!
 //! What cannot be read is handed over as a problem with its place, and the rest of the file is read.
 
 use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::json::{Fields, Record};
 use super::lines::{Line, Lines};
@@ -39,6 +41,15 @@ impl Format {
     }
 }
 
+/// Makes text of pages of HTML.
+pub trait Extract: std::fmt::Debug + Send + Sync {
+    /// The text of a page; `encoding` is what the server called it, empty if nothing.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn text(&self, html: &[u8], encoding: &str) -> std::result::Result<String, String>;
+}
+
 /// A file, or a stretch of one, and how it is read.
 #[derive(Debug, Clone)]
 pub struct ReadOptions {
@@ -54,6 +65,8 @@ pub struct ReadOptions {
     pub is_lossy: bool,
     /// Longer documents are problems; they are never held in memory.
     pub max_document_bytes: usize,
+    /// What extracts the text if JSON objects hold HTML and web archives pages as they were fetched.
+    pub extract: Option<Arc<dyn Extract>>,
 }
 
 /// What a file has next.
@@ -67,6 +80,17 @@ pub enum Item<'a> {
         name: &'a str,
         /// Where it starts in the file, or in what the file unpacks to.
         offset: u64,
+    },
+    /// Something that can be read and is no document.
+    Skipped {
+        /// What sorts it out.
+        rule: &'static str,
+        /// What it is.
+        reason: String,
+        /// Where, as for a document.
+        offset: u64,
+        /// How long it is.
+        num_bytes: u64,
     },
     /// Something that cannot be read.
     Problem {
@@ -141,6 +165,20 @@ pub(super) fn too_long(options: &ReadOptions, len: u64, offset: u64) -> Item<'st
     problem(format!("{len} bytes are more than max_document_bytes, {most}"), offset, len)
 }
 
+/// Hands over the text of a page.
+pub(super) fn read_page(
+    extract: &dyn Extract,
+    (html, encoding): (&[u8], &str),
+    name: &str,
+    offset: u64,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    match extract.text(html, encoding) {
+        Ok(text) => sink(Item::Document { text: &text, name, offset }),
+        Err(reason) => sink(problem(reason, offset, html.len() as u64)),
+    }
+}
+
 /// The bytes as text, or what is wrong with them.
 pub(super) fn decoded<'a>(
     bytes: &'a [u8],
@@ -197,7 +235,13 @@ fn read_lines(
         let item = match decoded(line, options, offset) {
             Err(problem) => problem,
             Ok(text) => match record.read(&text, &options.fields) {
-                Ok(()) => Item::Document { text: &record.text, name: &record.name, offset },
+                Ok(()) => match options.extract.as_deref() {
+                    Some(extract) => {
+                        read_page(extract, (record.text.as_bytes(), "utf-8"), &record.name, offset, sink)?;
+                        continue;
+                    }
+                    None => Item::Document { text: &record.text, name: &record.name, offset },
+                },
                 Err(reason) => problem(reason, offset, line.len() as u64),
             },
         };

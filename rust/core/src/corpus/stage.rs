@@ -101,6 +101,10 @@ impl<'a> Partition<'a> {
     pub fn add(&mut self, item: Item<'_>) -> Result<()> {
         let began = Instant::now();
         match item {
+            Item::Skipped { rule, reason, offset, num_bytes } => {
+                let document = Current { text: "", name: "", file: &self.file, offset };
+                self.tally.stages[READ].drop(rule, num_bytes, "", || document.source(), || reason);
+            }
             Item::Problem { reason, offset, num_bytes } => {
                 let document = Current { text: "", name: "", file: &self.file, offset };
                 let stage = &mut self.tally.stages[READ];

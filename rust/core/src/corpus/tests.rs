@@ -21,6 +21,7 @@ fn options(path: &Path) -> ReadOptions {
         fields: Fields { text: "text".into(), name: Some("url".into()) },
         is_lossy: false,
         max_document_bytes: 1 << 20,
+        extract: None,
     }
 }
 
@@ -34,6 +35,7 @@ fn found(options: &ReadOptions) -> Found {
             Item::Document { text, name, offset } => {
                 documents.push((text.to_owned(), name.to_owned(), offset));
             }
+            Item::Skipped { rule, offset, .. } => problems.push((rule.to_owned(), offset)),
             Item::Problem { reason, offset, .. } => problems.push((reason, offset)),
         }
         Ok(())
@@ -202,12 +204,55 @@ fn web_archives_give_extracted_text_with_its_url() {
         assert_eq!(documents[0].0, "Some text.\nWARC/1.0 is not a header here.");
         assert_eq!(documents[1].1, "page://a.org/conversion");
         assert_eq!(problems.len(), 1);
-        assert!(problems[0].0.contains("extract its text first"));
+        assert!(problems[0].0.contains("extract its text"));
     }
     let torn = format!("{}garbage\n{}{}", records[1], records[3], &records[1][..records[1].len() - 9]);
     let (documents, problems) = found(&options(&write(directory.path(), "c.warc", torn.as_bytes())));
     assert_eq!(documents.len(), 2);
     assert_eq!(problems.len(), 2, "{problems:?}");
+}
+
+#[derive(Debug)]
+struct Upper;
+
+impl Extract for Upper {
+    fn text(&self, html: &[u8], encoding: &str) -> Result<String, String> {
+        let html = String::from_utf8_lossy(html);
+        if html.contains("bad") {
+            Err("bad page".into())
+        } else {
+            Ok(format!("{encoding} {}", html.to_uppercase()))
+        }
+    }
+}
+
+#[test]
+fn pages_as_they_were_fetched_become_text_if_something_extracts_it() {
+    let record = |uri: &str, kind: &str, body: &str| {
+        let body = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n{body}");
+        let header = format!("WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: {uri}\r\n");
+        format!("{header}Content-Length: {}\r\n\r\n{body}\r\n\r\n", body.len())
+    };
+    let records = [
+        record("http://example.org/1", "text/html; charset=koi8-r", "<p>one"),
+        record("http://example.org/2", "image/png", "png"),
+        record("dns:example.org", "text/dns", "1.2.3.4"),
+        record("http://example.org/3", "text/html", "bad"),
+        record("http://example.org/4", "text/html", "<p>two"),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let packed: Vec<u8> = records.iter().flat_map(|record| gzip(record.as_bytes())).collect();
+    for (name, bytes) in [("a.warc", records.concat().as_bytes()), ("b.warc.gz", &packed)] {
+        let path = write(directory.path(), name, bytes);
+        let (documents, problems) = found(&ReadOptions { extract: Some(Arc::new(Upper)), ..options(&path) });
+        let texts: Vec<_> = documents.iter().map(|(text, name, _)| (text.as_str(), name.as_str())).collect();
+        assert_eq!(texts, [("koi8-r <P>ONE", "http://example.org/1"), (" <P>TWO", "http://example.org/4")]);
+        let reasons: Vec<_> = problems.iter().map(|(reason, _)| reason.as_str()).collect();
+        assert_eq!(reasons, ["content_type", "bad page"]);
+    }
+    let path = write(directory.path(), "c.jsonl", line("<p>three").as_bytes());
+    let options = ReadOptions { extract: Some(Arc::new(Upper)), ..options(&path) };
+    assert_eq!(texts(&options), ["utf-8 <P>THREE"]);
 }
 
 proptest! {

@@ -2,8 +2,9 @@
 
 use std::result::Result;
 
+use super::http;
 use super::lines::{Line, Lines};
-use super::read::{Item, ReadOptions, Sink, Stop, decoded, problem, too_long};
+use super::read::{Item, ReadOptions, Sink, Stop, decoded, problem, read_page, too_long};
 use crate::Monitor;
 
 /// What a record's header says.
@@ -14,8 +15,8 @@ struct Header {
     num_bytes: Option<u64>,
 }
 
-/// Hands over the text of `conversion` records, as WET files have them. Pages as they were fetched (`response`) are
-/// problems, since their text has to be extracted first; other records are passed over.
+/// Hands over the text of `conversion` records, as WET files have them, and that of pages as they were fetched (`response`),
+/// which are problems if nothing extracts it. Other records are passed over.
 pub(super) fn read_records(
     options: &ReadOptions,
     lines: &mut Lines<'_>,
@@ -53,8 +54,23 @@ pub(super) fn read_records(
                 }
                 Err(problem) => problem,
             },
+            ("response", body) => match (options.extract.as_deref(), body) {
+                (None, _) => {
+                    problem("a page as it was fetched: extract its text with html = true", offset, num_bytes)
+                }
+                // What a name server said, for one.
+                (Some(_), _) if !header.uri.starts_with("http") => continue,
+                (Some(_), None) => too_long(options, num_bytes, offset),
+                (Some(extract), Some(body)) => match http::page(body, options.max_document_bytes, offset) {
+                    Ok(page) => {
+                        let html = (&*page.html, page.encoding.as_str());
+                        read_page(extract, html, &header.uri, offset, sink)?;
+                        continue;
+                    }
+                    Err(item) => item,
+                },
+            },
             ("conversion", None) => too_long(options, num_bytes, offset),
-            ("response", _) => problem("a page as it was fetched: extract its text first", offset, num_bytes),
             _ => continue,
         };
         sink(item)?;
