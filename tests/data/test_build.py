@@ -1,13 +1,8 @@
-"""Builds from files: any format, any number of threads, what is wrong with input, interruptions."""
+"""Builds from files: any format, any number of threads, what is wrong with input."""
 
 import gzip
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +12,8 @@ import pytest
 
 from tempa.cli import run
 from tempa.data.classify import classify, train_classifier
-from tempa.data.corpus import CORPUS, BuildConfig, Source, build_corpus, local
+from tempa.data.corpus import CORPUS, BuildConfig, Source, build_corpus
 from tempa.data.corpus.config import Kinds
-from tempa.data.corpus.plan import make_plan
 from tempa.data.decontaminate import EvalSet, decontaminate
 from tempa.data.documents import Document, read_documents
 from tempa.data.duplicates import Duplicates, dedup, write_index
@@ -33,21 +27,7 @@ from tempa.data.shards import Shards
 from tempa.data.unwanted import Unwanted, drop_unwanted
 from tempa.tokenizer import Tokenizer
 
-WORDS = [
-    "river",
-    "stone",
-    "bridge",
-    "water",
-    "mill",
-    "town",
-    "road",
-    "field",
-    "sing",
-    "walk",
-    "the",
-    "of",
-    "and",
-]
+WORDS = ["river", "stone", "bridge", "water", "mill", "town", "road", "field", "sing", "walk", "the", "of"]
 END = "<|endoftext|>"
 RULES = replace(Rules.none(), min_words=30, max_top_letter=0.4)
 
@@ -273,25 +253,6 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_built(tmp_path, pages, tok
     assert funnel["stages"][0]["dropped"]["unreadable"]["documents"] == 5
 
 
-def test_a_file_that_vanishes_is_a_problem(tmp_path, pages, tokenizer, monkeypatch):
-    for name, part in (("a", pages[::2]), ("b", pages[1::2])):
-        (tmp_path / f"{name}.jsonl").write_text(lines(part))
-    files = (tmp_path / "a.jsonl", tmp_path / "b.jsonl")
-
-    def plan_then_remove(*arguments):
-        plan = make_plan(*arguments)
-        files[1].unlink()
-        return plan
-
-    monkeypatch.setattr(local, "make_plan", plan_then_remove)
-    corpus = build_corpus(settings(files, tmp_path / "out"), tokenizer)
-    assert corpus.num_problems == 1
-    assert corpus.report.details.problems[0]["file"].endswith("b.jsonl")
-    assert "cannot be read: No such file" in corpus.report.details.problems[0]["reason"]
-    with pytest.raises(FileNotFoundError):
-        build_corpus(settings(files, tmp_path / "out2"), tokenizer)
-
-
 def test_several_sources_have_their_own_shards_shares_and_budgets(tmp_path, pages, tokenizer):
     for name, part in (("web", pages[::2]), ("books", pages[1::2])):
         (tmp_path / f"{name}.jsonl").write_text(lines(part))
@@ -351,77 +312,6 @@ def test_evaluation_sets_personal_data_and_published_documents_are_kept_out(tmp_
         build_corpus(settings(tmp_path / "a.jsonl", tmp_path / "b", duplicates=other), tokenizer)
 
 
-KILLED = """
-import sys
-from tempa.cli import run
-sys.exit(run(["data", *sys.argv[1:]]))
-"""
-
-
-def test_a_build_that_is_killed_goes_on_and_gives_the_same_shards(tmp_path, pages, tokenizer):
-    (tmp_path / "a.jsonl").write_text(lines([{"text": page(i, 400)} for i in range(800)] + pages))
-    tokenizer.save(tmp_path / "tokenizer")
-    words = ["build", tmp_path / "a.jsonl", "--tokenizer", tmp_path / "tokenizer", "--no-clean"]
-    words += ["--partition-bytes", "100000", "--num-threads", "2", "--out"]
-    command = [sys.executable, "-c", KILLED, *map(str, words)]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    rng, kills = random.Random(1), 0
-    for _ in range(60):
-        process = subprocess.Popen(
-            [*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        work = tmp_path / ".out.work"
-        while process.poll() is None and not (work / "plan.json").exists():
-            time.sleep(0.002)
-        time.sleep(rng.random() * 0.08)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += process.returncode == -signal.SIGKILL
-        if kills == 5 or process.returncode == 0:
-            break
-    subprocess.run([*command, str(tmp_path / "out"), "--overwrite"], check=True, capture_output=True)
-    assert kills >= 3
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
-    assert not work.exists()
-
-
-def test_a_damaged_work_directory_is_mended_and_one_of_another_build_refused(
-    tmp_path, pages, tokenizer, monkeypatch
-):
-    (tmp_path / "a.jsonl").write_text(lines(pages))
-    first = settings(tmp_path / "a.jsonl", tmp_path / "out", partition_bytes=4096)
-
-    def interrupt(what, *_):
-        if what == "tokenize":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build_corpus(first, tokenizer, progress=interrupt)
-    work = tmp_path / ".out.work"
-    staged = sorted(work.glob("staged-*.docs"))
-    assert len(staged) > 3
-    staged[1].write_bytes(staged[1].read_bytes()[:-100])
-    altered = bytearray(staged[2].read_bytes())
-    altered[500] ^= 1
-    staged[2].write_bytes(altered)
-    with pytest.raises(
-        ValueError, match="an earlier build with other settings, files or versions did not end"
-    ):
-        build_corpus(replace(first, val_fraction=0.2), tokenizer)
-    whole = build_corpus(replace(first, out=tmp_path / "whole"), tokenizer)
-    assert build_corpus(first, tokenizer).sha256 == whole.sha256
-
-
-def test_two_processes_do_not_build_the_same_corpus(tmp_path, pages, tokenizer):
-    fcntl = pytest.importorskip("fcntl", reason="locks of POSIX")
-    (tmp_path / "a.jsonl").write_text(lines(pages))
-    (tmp_path / ".out.work").mkdir()
-    with (tmp_path / ".out.work" / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(FileExistsError, match="another process is building this corpus"):
-            build_corpus(settings(tmp_path / "a.jsonl", tmp_path / "out"), tokenizer)
-
-
 def test_settings_come_from_a_file_with_several_sources(tmp_path, pages, tokenizer, capsys):
     for name, part in (("web", pages[::2]), ("books", pages[1::2])):
         (tmp_path / f"{name}.jsonl").write_text(lines(part))
@@ -477,30 +367,6 @@ def test_settings_that_cannot_be_are_one_error(tmp_path, options, message):
         Source(files=("a",), sample=0)
     with pytest.raises(ValueError, match="name of a directory"):
         Source(files=("a",), name="../up")
-
-
-def test_a_ray_cluster_gives_the_same_shards(tmp_path, pages, tokenizer):
-    ray = pytest.importorskip("ray", reason="needs ray: pip install 'tempa[ray]'")
-    (tmp_path / "a.jsonl").write_text(lines(pages))
-    plain = build_corpus(settings(tmp_path / "a.jsonl", tmp_path / "plain", partition_bytes=4096), tokenizer)
-    python = os.pathsep.join(filter(None, sys.path))
-    for num_cpus in (2, 1):
-        ray.init(
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=80 << 20,
-            runtime_env={"env_vars": {"PYTHONPATH": python}},
-        )
-        try:
-            out = tmp_path / f"ray{num_cpus}"
-            made = build_corpus(
-                settings(tmp_path / "a.jsonl", out, partition_bytes=4096, ray="local"), tokenizer
-            )
-        finally:
-            ray.shutdown()
-        assert made.sha256 == plain.sha256
-        assert made.report.stages[-1].to_dict() == plain.report.stages[-1].to_dict()
 
 
 def test_the_places_of_the_tail_are_those_of_the_bytes(tmp_path, pages, tokenizer):
