@@ -86,6 +86,15 @@ class Stage:
         for edit, size in edited_bytes.items():
             self.edited_bytes[edit] = self.edited_bytes.get(edit, 0) + size
 
+    def keep_as(self, document: Document, text: str | None) -> Document:
+        """Count a document that goes on, with another text if there is one, and return it so."""
+        size = utf8_bytes(document.text)
+        if text is None:
+            self.keep(size)
+            return document
+        self.keep(size, size - utf8_bytes(text))
+        return Document(text, document.source)
+
     def merge(self, other: dict[str, Any]) -> None:
         """Add the counts of the same step on other documents, as `to_dict` gives them."""
         for own, more in ((self.input, other["input"]), (self.output, other["output"])):

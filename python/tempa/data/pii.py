@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from tempa import _core
 from tempa.data.documents import Document, in_batches
-from tempa.data.funnel import FunnelReport, Stage, utf8_bytes
+from tempa.data.funnel import FunnelReport, Stage
 
 Kind = Literal["email", "phone", "ip", "card", "iban", "key"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -79,6 +79,4 @@ def _masked(documents: Iterable[Document], kinds: Sequence[Kind], stage: Stage) 
         for kind, count in counts:
             stage.replaced[kind] = stage.replaced.get(kind, 0) + count
         for document, text in zip(batch, texts, strict=True):
-            size = utf8_bytes(document.text)
-            stage.keep(size, 0 if text is None else size - utf8_bytes(text))
-            yield document if text is None else Document(text, document.source)
+            yield stage.keep_as(document, text)

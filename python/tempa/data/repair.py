@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from tempa import _core
 from tempa.data.documents import Document, in_batches
-from tempa.data.funnel import FunnelReport, Stage, utf8_bytes
+from tempa.data.funnel import FunnelReport, Stage
 
 
 def repair_text(text: str) -> str:
@@ -48,13 +48,7 @@ def _repaired(documents: Iterable[Document], stage: Stage) -> Iterator[Document]
     for batch in in_batches(documents):
         repaired = _core.repair_texts([document.text for document in batch])
         for document, found in zip(batch, repaired, strict=True):
-            size = utf8_bytes(document.text)
-            if found is None:
-                stage.keep(size)
-                yield document
-            else:
-                text, entities, misread = found
-                stage.replaced["entity"] += entities
-                stage.replaced["misread"] += misread
-                stage.keep(size, size - utf8_bytes(text))
-                yield Document(text, document.source)
+            text, entities, misread = found or (None, 0, 0)
+            stage.replaced["entity"] += entities
+            stage.replaced["misread"] += misread
+            yield stage.keep_as(document, text)

@@ -189,15 +189,9 @@ def _masked(
     for batch in in_batches(documents):
         masked = phrases.mask([document.text for document in batch], replacement)
         for document, found in zip(batch, masked, strict=True):
-            size = utf8_bytes(document.text)
-            if found is None:
-                stage.keep(size)
-                yield document
-            else:
-                text, count = found
-                stage.replaced["phrase"] += count
-                stage.keep(size, size - utf8_bytes(text))
-                yield Document(text, document.source)
+            text, count = found or (None, 0)
+            stage.replaced["phrase"] += count
+            yield stage.keep_as(document, text)
 
 
 def _without_urls(

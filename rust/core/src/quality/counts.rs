@@ -3,7 +3,7 @@
 use super::runs::{Links, Masks, count};
 use super::stop_words::stop_word;
 use crate::masks::{Bits, Classify, WIDTH, Work, below, best};
-use crate::text::table::READABLE;
+use crate::text::table::{READABLE, readable};
 use crate::text::traits;
 
 /// Counts over a whole text.
@@ -82,12 +82,8 @@ impl Work for Pass<'_> {
         let mut pos = 0;
         // The last window always has room for a space, which ends the last word and sentence.
         while pos <= bytes.len() {
-            let left = bytes.len() - pos;
             let mut padded = [b' '; READABLE];
-            let window = bytes[pos..].first_chunk::<READABLE>().unwrap_or_else(|| {
-                padded[..left].copy_from_slice(&bytes[pos..]);
-                &padded
-            });
+            let window = readable(&bytes[pos..], &mut padded);
             let head = window.first_chunk().unwrap_or(&[b' '; WIDTH]);
             // SAFETY: the caller's.
             let ascii = unsafe { C::classify(head) };

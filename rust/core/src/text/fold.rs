@@ -9,7 +9,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::normalize;
 use super::survey::unsettled;
-use super::table::{CharTable, READABLE};
+use super::table::{CharTable, READABLE, readable};
 use crate::masks::{Ascii, Classify, WIDTH, Work, below, best};
 
 /// A text after [`normalize`], in lower case, with one space for each run of white space and none at the ends.
@@ -71,10 +71,7 @@ impl Work for Fold<'_> {
         while pos < bytes.len() {
             let left = bytes.len() - pos;
             let mut padded = [b' '; READABLE];
-            let window = bytes[pos..].first_chunk::<READABLE>().unwrap_or_else(|| {
-                padded[..left].copy_from_slice(&bytes[pos..]);
-                &padded
-            });
+            let window = readable(&bytes[pos..], &mut padded);
             let head = window.first_chunk().unwrap_or(&[b' '; WIDTH]);
             // SAFETY: the caller's.
             let ascii = unsafe { C::classify(head) };

@@ -6,7 +6,7 @@ use unicode_normalization::char::canonical_combining_class;
 use unicode_normalization::{IsNormalized, is_nfc, is_nfc_quick};
 
 use super::normalize::is_kept;
-use super::table::{CharTable, READABLE};
+use super::table::{CharTable, READABLE, readable};
 use crate::masks::{Bits, Classify, WIDTH, Work, below, best};
 
 /// What stands between a text and its normal form.
@@ -59,12 +59,8 @@ impl Work for Survey<'_> {
         // Whether the last byte was a space, and which of the last two were line feeds.
         let (mut space, mut feeds) = (0, 0);
         while pos < bytes.len() {
-            let left = bytes.len() - pos;
             let mut padded = [b'.'; READABLE];
-            let window = bytes[pos..].first_chunk::<READABLE>().unwrap_or_else(|| {
-                padded[..left].copy_from_slice(&bytes[pos..]);
-                &padded
-            });
+            let window = readable(&bytes[pos..], &mut padded);
             let head = window.first_chunk().unwrap_or(&[b'.'; WIDTH]);
             let is_control = |byte: u8| byte < b' ' && byte != b'\n' && byte != b'\t' || byte == 0x7f;
             if head.iter().fold(false, |any, &byte| any | is_control(byte)) {

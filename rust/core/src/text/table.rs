@@ -10,6 +10,16 @@ const NUM_PAGES: usize = 0x11_0000 / PAGE;
 /// Bytes that can be read from a place: a window, and what its last character may need.
 pub(crate) const READABLE: usize = WIDTH + 16;
 
+/// What begins here, with spaces behind the end of the text, which `padded` holds.
+#[inline(always)]
+pub(crate) fn readable<'w>(rest: &'w [u8], padded: &'w mut [u8; READABLE]) -> &'w [u8; READABLE] {
+    if let Some(window) = rest.first_chunk() {
+        return window;
+    }
+    padded[..rest.len()].copy_from_slice(rest);
+    padded
+}
+
 /// A page number for each 64 code points, and the distinct pages.
 pub(crate) struct CharTable {
     page_of: Vec<u16>,

@@ -11,7 +11,7 @@ use unicode_normalization::char::is_combining_mark;
 
 use super::fold::normal_chars;
 use super::kinds;
-use super::table::READABLE;
+use super::table::{READABLE, readable};
 use crate::masks::{Ascii, Bits, Classify, WIDTH, Work, below, best, onward};
 
 /// One word.
@@ -125,10 +125,7 @@ impl<K: Cutter, V: FnMut(Word)> Work for Cut<'_, K, V> {
         while pos < bytes.len() {
             let left = bytes.len() - pos;
             let mut padded = [b' '; READABLE];
-            let window = bytes[pos..].first_chunk::<READABLE>().unwrap_or_else(|| {
-                padded[..left].copy_from_slice(&bytes[pos..]);
-                &padded
-            });
+            let window = readable(&bytes[pos..], &mut padded);
             let head = window.first_chunk().unwrap_or(&[b' '; WIDTH]);
             // SAFETY: the caller's.
             let ascii = unsafe { C::classify(head) };
