@@ -317,13 +317,20 @@ class Loader:
     def counts(self, num_rows: int) -> NDArray[np.int64]: ...
 
 # attend.rs
-def paged_decode(
+def paged_attention(
     queries: NDArray[np.float32],
-    keys: NDArray[np.float32],
-    values: NDArray[np.float32],
+    keys: NDArray[np.float32] | NDArray[np.uint16] | NDArray[np.int8],
+    values: NDArray[np.float32] | NDArray[np.uint16] | NDArray[np.int8],
     tables: NDArray[np.int32],
     lengths: NDArray[np.int64],
-    window: int | None,
+    starts: NDArray[np.int64],
+    *,
+    block_size: int,
+    num_kv_heads: int,
+    window: int | None = None,
+    sinks: int = 0,
+    softcap: float | None = None,
+    slopes: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...
 
 # kv.rs

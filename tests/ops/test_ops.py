@@ -58,7 +58,7 @@ def test_packed_attention_equals_masked_softmax(
 def test_paged_attention_equals_packed_whatever_the_block_order(
     dtype: torch.dtype, window: int | None, num_new: int, heads: tuple[int, int]
 ) -> None:
-    """One new token in float32 takes the compiled way, the rest gathers."""
+    """Float32 takes the compiled way, the rest gathers."""
     lengths, block_size, (H, Hkv), D = [5, 16, 33], 4, heads, 8
     ends = torch.tensor([0, *lengths]).cumsum(0)
     total = int(ends[-1])

@@ -214,15 +214,18 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, count: int, length: int, window: int
 def _paged(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
     assert spec.tables is not None
     assert spec.lengths is not None
-    n = len(spec.lengths)
-    if q.device.type == "cpu" and q.dtype == torch.float32 == cache.keys.dtype and spec.num_tokens == n:
-        out = _core.paged_decode(
+    if q.device.type == "cpu" and q.dtype == torch.float32 == cache.keys.dtype and len(q):
+        n = len(spec.lengths)
+        out = _core.paged_attention(
             q.contiguous().numpy(),
             cache.keys.numpy(),
             cache.values.numpy(),
             spec.tables.numpy(),
             spec.lengths.numpy(),
-            spec.window,
+            np.arange(n + 1) * (spec.num_tokens // n),
+            block_size=spec.block_size,
+            num_kv_heads=cache.keys.shape[2],
+            window=spec.window,
         )
         return torch.from_numpy(out)
     return paged_by_gather(q, spec, cache)

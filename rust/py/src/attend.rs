@@ -1,38 +1,90 @@
 //! Paged attention on the CPU.
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4};
-use numpy::{PyArray3, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{
+    IntoPyArray, PyArray3, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArrayDyn,
+};
+use numpy::{PyArray1, PyArrayMethods, PyUntypedArrayMethods};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use tempa_core::Error;
-use tempa_core::attend::{Batch, Pool, decode};
+use tempa_core::attend::{Blocks, Brief, Kept, Rules, Sequences, Shape, attend};
+use tempa_core::lanes::Level;
 
 use crate::border::Offload;
 
-/// paged_decode(queries, keys, values, tables, lengths, window) -> (n, heads, head_dim) float32.
+/// Blocks of float32, of bfloat16 as uint16, or of int8 with the scales inside.
+#[derive(FromPyObject)]
+pub(crate) enum Stored<'py> {
+    Floats(PyReadonlyArrayDyn<'py, f32>),
+    Briefs(PyReadonlyArrayDyn<'py, u16>),
+    Bytes(PyReadonlyArrayDyn<'py, i8>),
+}
+
+/// paged_attention(queries, keys, values, tables, lengths, starts, *, block_size, num_kv_heads, window, sinks,
+/// softcap, slopes) -> (tokens, heads, head_dim) float32.
 #[pyfunction]
-pub(crate) fn paged_decode<'py>(
+#[pyo3(signature = (queries, keys, values, tables, lengths, starts, *, block_size, num_kv_heads,
+    window=None, sinks=0, softcap=None, slopes=None))]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn paged_attention<'py>(
     py: Python<'py>,
     queries: PyReadonlyArray3<'py, f32>,
-    keys: PyReadonlyArray4<'py, f32>,
-    values: PyReadonlyArray4<'py, f32>,
+    keys: Stored<'py>,
+    values: Stored<'py>,
     tables: PyReadonlyArray2<'py, i32>,
     lengths: PyReadonlyArray1<'py, i64>,
+    starts: PyReadonlyArray1<'py, i64>,
+    block_size: usize,
+    num_kv_heads: usize,
     window: Option<usize>,
+    sinks: usize,
+    softcap: Option<f32>,
+    slopes: Option<PyReadonlyArray1<'py, f32>>,
 ) -> PyResult<Bound<'py, PyArray3<f32>>> {
-    let &[_, block_size, num_heads, head_dim] = keys.shape() else { unreachable!("the type says 4") };
-    let pool = Pool { keys: keys.as_slice()?, values: values.as_slice()?, block_size, num_heads, head_dim };
-    let batch = Batch { tables: tables.as_slice()?, lengths: lengths.as_slice()?, window };
-    let shape = [queries.shape()[0], queries.shape()[1], queries.shape()[2]];
-    let flat = queries.as_slice()?;
-    let out = py.offload(|| {
-        if shape[0] != batch.lengths.len() || shape[2] != head_dim {
-            return Err(Error::value(format!(
-                "queries of shape {shape:?} do not fit {} rows",
-                batch.lengths.len()
-            )));
+    let dims = [queries.shape()[0], queries.shape()[1], queries.shape()[2]];
+    let sequences =
+        Sequences { tables: tables.as_slice()?, lengths: lengths.as_slice()?, starts: starts.as_slice()? };
+    let slopes = slopes.as_ref().map(PyReadonlyArray1::as_slice).transpose()?;
+    let call = Call {
+        queries: queries.as_slice()?,
+        dims,
+        shape: Shape { block_size, num_heads: num_kv_heads, head_dim: dims[2] },
+        sequences,
+        rules: Rules { window, sinks, softcap, slopes },
+    };
+    let out = match (&keys, &values) {
+        (Stored::Floats(keys), Stored::Floats(values)) => call.run(py, keys.as_slice()?, values.as_slice()?),
+        (Stored::Briefs(keys), Stored::Briefs(values)) => {
+            call.run(py, Brief::of(keys.as_slice()?), Brief::of(values.as_slice()?))
         }
-        decode(flat, pool, batch)
-    })?;
+        (Stored::Bytes(keys), Stored::Bytes(values)) => call.run(py, keys.as_slice()?, values.as_slice()?),
+        _ => Err(PyTypeError::new_err("keys and values must have the same dtype")),
+    }?;
     let out: Bound<'py, PyArray1<f32>> = out.into_pyarray(py);
-    out.reshape(shape)
+    out.reshape(dims)
+}
+
+/// What does not depend on how keys and values are kept.
+struct Call<'a> {
+    queries: &'a [f32],
+    dims: [usize; 3],
+    shape: Shape,
+    sequences: Sequences<'a>,
+    rules: Rules<'a>,
+}
+
+impl Call<'_> {
+    fn run<T: Kept>(&self, py: Python<'_>, keys: &[T], values: &[T]) -> PyResult<Vec<f32>> {
+        let blocks = Blocks { keys, values, shape: self.shape };
+        py.offload(|| {
+            if self.dims[0] != self.sequences.num_tokens() {
+                return Err(Error::value(format!(
+                    "queries of shape {:?} do not fit {} new tokens",
+                    self.dims,
+                    self.sequences.num_tokens()
+                )));
+            }
+            attend(self.queries, blocks, self.sequences, self.rules, Level::best())
+        })
+    }
 }

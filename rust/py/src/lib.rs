@@ -33,7 +33,7 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
-    use attend::paged_decode;
+    use attend::paged_attention;
     #[pymodule_export]
     use bpe::{StreamDecoder, StreamEncoder, Tokenizer, write_whole};
     #[pymodule_export]

@@ -1,0 +1,277 @@
+//! Sixteen floats at once, by AVX-512, AVX2 or what the compiler makes of plain code (NEON on 64-bit ARM).
+//!
+//! Every level does the same operations in the same order, so where the processor multiplies and adds with one
+//! rounding, results are equal bit for bit. Plain code on x86-64 rounds twice. Integers are exact everywhere.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use bytemuck::{Pod, Zeroable};
+
+/// Floats in a vector.
+#[doc(hidden)]
+pub const WIDTH: usize = 16;
+
+/// Sixty-four bytes that begin where a cache line does.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+#[doc(hidden)]
+pub struct Line(pub [u8; 64]);
+
+/// Operations on vectors of [`WIDTH`] numbers. All are unsafe for one reason: the processor must have the
+/// instructions that the implementation is named after; [`Level::run`] sees to it.
+#[allow(clippy::missing_safety_doc)]
+#[doc(hidden)]
+pub trait Lanes {
+    /// Floats.
+    type Floats: Copy;
+    /// 32-bit integers.
+    type Ints: Copy;
+    /// Rows of a matrix product that the registers hold beside two vectors of weights.
+    const ROWS: usize;
+
+    unsafe fn splat(value: f32) -> Self::Floats;
+    unsafe fn load(from: &[f32; WIDTH]) -> Self::Floats;
+    unsafe fn store(to: &mut [f32; WIDTH], values: Self::Floats);
+    unsafe fn add(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b + c`.
+    unsafe fn mul_add(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// The sum of all, by halves: lanes 8 apart first.
+    unsafe fn sum(values: Self::Floats) -> f32;
+    /// Sixteen bfloat16.
+    unsafe fn load_brief(from: &[u16; WIDTH]) -> Self::Floats;
+    /// Sixteen integers.
+    unsafe fn load_bytes(from: &[i8; WIDTH]) -> Self::Floats;
+    /// Sixteen pairs of bfloat16: the first of each, and the second of each.
+    unsafe fn load_pairs(from: &Line) -> [Self::Floats; 2];
+
+    /// What [`Lanes::dot`] starts from, for activations that sum to `total` in all.
+    unsafe fn dot_start(total: i32) -> Self::Ints;
+    /// Adds to each lane the products of its four weights, which are 128 too large, with four activations. None of
+    /// them is -128.
+    unsafe fn dot(sums: Self::Ints, weights: &Line, activations: [i8; 4]) -> Self::Ints;
+    unsafe fn to_floats(values: Self::Ints) -> Self::Floats;
+}
+
+/// A kind of instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// AVX-512 with VNNI.
+    Avx512,
+    /// AVX2 with FMA.
+    Avx2,
+    /// Whatever the compiler takes for this kind of processor.
+    Plain,
+}
+
+/// Work that is compiled for each level.
+pub(crate) trait Work {
+    /// What it gives.
+    type Output;
+
+    /// Does the work; inlined into functions that may use the instructions of `L`.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `L`.
+    unsafe fn run<L: Lanes>(self) -> Self::Output;
+}
+
+impl Level {
+    /// The levels of this processor, the best first.
+    pub fn available() -> Vec<Self> {
+        let mut levels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if x86::has_avx512() {
+                levels.push(Self::Avx512);
+            }
+            if x86::has_avx2() {
+                levels.push(Self::Avx2);
+            }
+        }
+        levels.push(Self::Plain);
+        levels
+    }
+
+    /// The best level of this processor.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+
+    /// Does the work at this level, or at a lower one where the processor lacks it.
+    #[inline]
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: just detected.
+            Self::Avx512 if x86::has_avx512() => unsafe { x86::by_avx512(work) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: just detected.
+            Self::Avx512 | Self::Avx2 if x86::has_avx2() => unsafe { x86::by_avx2(work) },
+            // SAFETY: it needs no instructions.
+            _ => unsafe { work.run::<Plain>() },
+        }
+    }
+}
+
+/// For any processor.
+pub(crate) struct Plain;
+
+impl Lanes for Plain {
+    type Floats = [f32; WIDTH];
+    type Ints = [i32; WIDTH];
+    const ROWS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self::Floats {
+        [value; WIDTH]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: &[f32; WIDTH]) -> Self::Floats {
+        *from
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: &mut [f32; WIDTH], values: Self::Floats) {
+        *to = values;
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // Elsewhere it may be a call of a slow function.
+        if cfg!(target_arch = "aarch64") {
+            std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+        } else {
+            std::array::from_fn(|i| a[i] * b[i] + c[i])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(values: Self::Floats) -> f32 {
+        let mut values = values;
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                values[i] += values[i + half];
+            }
+        }
+        values[0]
+    }
+
+    #[inline(always)]
+    unsafe fn load_brief(from: &[u16; WIDTH]) -> Self::Floats {
+        from.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: &[i8; WIDTH]) -> Self::Floats {
+        from.map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: &Line) -> [Self::Floats; 2] {
+        let words: [u32; WIDTH] = bytemuck::cast(from.0);
+        let words = words.map(u32::from_le);
+        [words.map(|word| f32::from_bits(word << 16)), words.map(|word| f32::from_bits(word & 0xFFFF_0000))]
+    }
+
+    #[inline(always)]
+    unsafe fn dot_start(_total: i32) -> Self::Ints {
+        [0; WIDTH]
+    }
+
+    #[inline(always)]
+    unsafe fn dot(mut sums: Self::Ints, weights: &Line, activations: [i8; 4]) -> Self::Ints {
+        for (sum, weights) in sums.iter_mut().zip(weights.0.as_chunks::<4>().0) {
+            for i in 0..4 {
+                *sum += (i32::from(weights[i]) - 128) * i32::from(activations[i]);
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(values: Self::Ints) -> Self::Floats {
+        values.map(|value| value as f32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng;
+
+    /// What each operation gives, as bits.
+    struct All;
+
+    impl Work for All {
+        type Output = Vec<u32>;
+
+        #[inline(always)]
+        unsafe fn run<L: Lanes>(self) -> Vec<u32> {
+            let mut out = Vec::new();
+            for round in 0..50 {
+                let bits: Vec<u64> = (0..64).map(|i| rng::bits64(1, round, i)).collect();
+                // Small whole numbers, whose products and sums are exact: plain code may round twice.
+                let floats: [f32; WIDTH] = std::array::from_fn(|i| (bits[i] % 512) as f32 - 256.0);
+                let brief: [u16; WIDTH] = std::array::from_fn(|i| (floats[i].to_bits() >> 16) as u16);
+                let bytes: [i8; WIDTH] = std::array::from_fn(|i| bits[i] as i8);
+                let line = Line(std::array::from_fn(|i| 1 + (bits[i] % 255) as u8));
+                let pairs = Line(bytemuck::cast::<[u16; 32], _>(std::array::from_fn(|i| brief[i % 16])));
+                let four: [i8; 4] = std::array::from_fn(|i| (bits[i] % 255) as i8 / 2);
+                let total = four.iter().map(|&x| i32::from(x)).sum();
+                // SAFETY: the caller's.
+                unsafe {
+                    let (a, b) = (L::load(&floats), L::splat(floats[3]));
+                    let [first, second] = L::load_pairs(&pairs);
+                    let dots = L::to_floats(L::dot(L::dot_start(total), &line, four));
+                    let kinds = [L::load_brief(&brief), L::load_bytes(&bytes), first, second, dots];
+                    for values in [L::add(a, b), L::mul(a, b), L::mul_add(a, b, a)].into_iter().chain(kinds) {
+                        let mut stored = [0.0; WIDTH];
+                        L::store(&mut stored, values);
+                        out.extend(stored.map(f32::to_bits));
+                        out.push(L::sum(values).to_bits());
+                    }
+                }
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn every_level_gives_what_plain_code_gives() {
+        let plain = Level::Plain.run(All);
+        for level in Level::available() {
+            assert_eq!(level.run(All), plain, "{level:?}");
+        }
+        assert_eq!(Level::available().last(), Some(&Level::Plain));
+    }
+
+    #[test]
+    fn extreme_integers_do_not_saturate() {
+        struct Extreme;
+        impl Work for Extreme {
+            type Output = f32;
+
+            #[inline(always)]
+            unsafe fn run<L: Lanes>(self) -> f32 {
+                // SAFETY: the caller's.
+                unsafe { L::sum(L::to_floats(L::dot(L::dot_start(-4 * 127), &Line([255; 64]), [-127; 4]))) }
+            }
+        }
+        for level in Level::available() {
+            assert!((level.run(Extreme) - -(64.0 * 127.0 * 127.0)).abs() < 0.5, "{level:?}");
+        }
+    }
+}
