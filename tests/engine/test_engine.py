@@ -165,10 +165,10 @@ def test_an_abandoned_stream_gives_its_blocks_back() -> None:
     assert memory is not None
     pieces = engine.stream(prompt, Sampling(max_new_tokens=9))
     next(pieces)
-    assert memory.pool.num_free < memory.pool.num_blocks
+    assert memory.num_available < memory.num_blocks
     assert tokens(engine.generate([prompt], Sampling(max_new_tokens=9))) == expected  # while it is open
     pieces.close()
-    assert memory.pool.num_free == memory.pool.num_blocks
+    assert memory.num_available == memory.num_blocks
 
 
 def test_an_interrupted_batch_leaves_the_engine_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

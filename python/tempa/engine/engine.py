@@ -174,7 +174,7 @@ class Engine:
         num_blocks = max(1, min(max_blocks, sum(job.num_blocks for job in jobs)))
         memory, self._spare = self._spare, None
         if memory is None or not memory.fits(self.model, num_blocks):
-            memory = Memory(self.model, num_blocks, self._block_size)
+            memory = Memory(self.model, num_blocks, self._block_size, self._max_batch)
         return Run(self.model, self.tokenizer, requests, jobs, memory, self._max_batch)
 
     def _check(self, prompt: Ids, sampling: Sampling, name: str) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from tempa import _core
 from tempa.engine.sampling import Sampling
 from tempa.engine.text import StopWatch
+from tempa.kv import KvManager
 from tempa.model import KvCache, Transformer
 from tempa.ops import AttentionSpec
 from tempa.tokenizer import Tokenizer
@@ -47,11 +48,12 @@ class Job:
 
 
 class Memory:
-    """The blocks of a run: who owns which, and their tensors."""
+    """The blocks of a run: who owns which, their tensors, and the arrays of a step."""
 
-    def __init__(self, model: Transformer, num_blocks: int, block_size: int) -> None:
-        weight = model.embedding.weight
-        self.pool = _core.BlockPool(num_blocks, block_size)
+    def __init__(self, model: Transformer, num_blocks: int, block_size: int, max_batch: int) -> None:
+        weight, longest = model.embedding.weight, model.config.max_positions
+        self.kv = KvManager(num_blocks, block_size=block_size)
+        self.num_blocks = num_blocks
         self.cache = KvCache(
             model.config,
             num_blocks=num_blocks,
@@ -59,14 +61,39 @@ class Memory:
             dtype=cache_dtype(weight),
             device=weight.device,
         )
+        self.tables = np.zeros((max_batch, -(-longest // block_size)), np.int32)
+        self.slots = np.zeros(max(PREFILL_TOKENS + longest, max_batch), np.int32)
+        self.lengths = np.zeros(max_batch, np.int32)
+        self._num_runs = 0
+
+    def start_run(self) -> None:
+        """Forget the prompts of earlier runs: the weights may have changed since."""
+        self._num_runs += 1
+        self.kv.reset(self._num_runs)
+
+    @property
+    def num_available(self) -> int:
+        """Blocks that no sequence holds."""
+        return self.kv.num_available[0]
 
     def fits(self, model: Transformer, num_blocks: int) -> bool:
         """Whether a run of this model with so many blocks can use it."""
         blocks, weight = self.cache.blocks, model.embedding.weight
-        return self.pool.num_free == self.pool.num_blocks >= num_blocks and (blocks.dtype, blocks.device) == (
+        return self.num_available == self.num_blocks >= num_blocks and (blocks.dtype, blocks.device) == (
             cache_dtype(weight),
             weight.device,
         )
+
+    def step(
+        self, handles: NDArray[np.int64], counts: NDArray[np.int64] | None, tokens: NDArray[np.int64]
+    ) -> None:
+        """Make room in the arrays and copy what has to be copied."""
+        copies = self.kv.step(handles, counts, tokens, self.tables, self.slots, self.lengths)
+        if len(copies):
+            sources, targets = torch.from_numpy(copies[:, 1:3].T.astype(np.int64)).to(
+                self.cache.blocks.device
+            )
+            self.cache.copy_blocks(sources, targets)
 
 
 def cache_dtype(weight: Tensor) -> torch.dtype:
@@ -97,6 +124,7 @@ class Run:
         max_batch: int,
     ) -> None:
         self.memory = memory
+        memory.start_run()
         self._model, self._max_batch = model, max_batch
         samplings = [sampling for _, sampling in requests]
         counts = [sampling.n for sampling in samplings]
@@ -158,7 +186,7 @@ class Run:
 
     def close(self) -> None:
         """Give back the blocks of rows that have not ended."""
-        self.memory.pool.free(self._handles)
+        self.memory.kv.free(self._handles, commit=False)
         self._handles = self._handles[:0]
 
     def _admit(self) -> list[Job]:
@@ -169,7 +197,7 @@ class Run:
             num_rows, num_tokens = num_rows + len(job.rows), num_tokens + len(job.prompt)
             if (
                 num_rows > self._max_batch
-                or self._reserved + job.num_blocks > self.memory.pool.num_blocks
+                or self._reserved + job.num_blocks > self.memory.num_blocks
                 or (admitted and num_tokens > PREFILL_TOKENS)
             ):
                 break
@@ -182,14 +210,17 @@ class Run:
         return admitted
 
     def _prefill(self, admitted: list[Job]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        pool, device = self.memory.pool, self._model.device
+        memory, device = self.memory, self._model.device
         lengths = np.array([len(job.prompt) for job in admitted])
         ends = np.cumsum(lengths)
-        handles = pool.alloc(len(admitted))
+        # A namespace of its own for every prompt: nothing of it is in the cache yet.
+        first_job = len(self._left_of_job) - len(admitted)
+        names = [f"{first_job + i}".encode() for i in range(len(admitted))]
+        handles = memory.kv.admit([job.prompt for job in admitted], namespaces=names).handles
         # In the batch at once: whatever happens next, `close` frees them.
-        joined = np.concatenate([self._handles, handles])
-        self._handles = joined
-        _, _, slots, _, _ = pool.append(handles, lengths)
+        self._handles = np.concatenate([self._handles, handles])
+        memory.step(handles, lengths, np.zeros(0, np.int64))
+        slots = memory.slots[: ends[-1]].astype(np.int64)
         bounds = torch.from_numpy(np.concatenate([[0], ends]))
         hidden = self._model(
             torch.from_numpy(np.concatenate([job.prompt for job in admitted])).to(device),
@@ -201,7 +232,7 @@ class Run:
         )
         logits = self._model.logits(hidden[bounds[1:].to(device) - 1])
         for handle, job in zip(handles, admitted, strict=True):
-            forks = pool.fork(int(handle), len(job.rows) - 1)
+            forks = memory.kv.fork(int(handle), len(job.rows) - 1)
             self._handles = np.concatenate([self._handles, forks])
         counts = [len(job.rows) for job in admitted]
         # Forks stand behind all prompts; order the rows the same way.
@@ -214,11 +245,12 @@ class Run:
         return self._draw(rows, logits[torch.from_numpy(source).to(device)], lengths[source])
 
     def _decode(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        device, cache = self._model.device, self.memory.cache
-        ones = np.ones(len(self._rows), np.int64)
-        tables, lengths, slots, sources, targets = self.memory.pool.append(self._handles, ones)
-        if len(sources):
-            cache.copy_blocks(torch.from_numpy(sources).to(device), torch.from_numpy(targets).to(device))
+        device, memory, cache = self._model.device, self.memory, self.memory.cache
+        num_rows = len(self._rows)
+        memory.step(self._handles, None, self._tokens)
+        lengths = memory.lengths[:num_rows].astype(np.int64)
+        slots = memory.slots[:num_rows].astype(np.int64)
+        tables = memory.tables[:num_rows, : -(-int(lengths.max()) // cache.block_size)].copy()
         reach = torch.from_numpy(lengths).to(device)
         hidden = self._model(
             torch.from_numpy(self._tokens).to(device),
@@ -266,7 +298,7 @@ class Run:
         handles, rows = self._handles[ended], self._rows[ended]
         stay = ~ended
         self._handles, self._rows, self._tokens = self._handles[stay], self._rows[stay], self._tokens[stay]
-        self.memory.pool.free(handles)
+        self.memory.kv.free(handles)
         self._reserved -= int(self._own_blocks[rows].sum())
         for job, count in zip(*np.unique(self._job_of_row[rows], return_counts=True), strict=True):
             self._left_of_job[job] -= int(count)

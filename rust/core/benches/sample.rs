@@ -1,11 +1,10 @@
-//! Sampling and block bookkeeping, each beside the plainest way to do the same.
+//! Sampling beside the plainest way to do the same.
 
 use std::hint::black_box;
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use tempa_core::kv::BlockPool;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tempa_core::rng;
 use tempa_core::sample::{Request, sample};
-use tempa_core::{Result, rng};
 
 const CUT: Request = Request { temperature: 0.8, top_k: 50, top_p: 0.9, seed: 1, position: 0 };
 
@@ -44,30 +43,5 @@ fn one_row(c: &mut Criterion) {
     group.finish();
 }
 
-fn append(c: &mut Criterion) {
-    let mut group = c.benchmark_group("64 steps of 256 sequences");
-    group.throughput(Throughput::Elements(64 * 256));
-    let fresh = || {
-        let mut pool = BlockPool::new(256 * 4, 16)?;
-        let handles = pool.alloc(256);
-        Result::Ok((pool, handles))
-    };
-    group.bench_function("append", |b| {
-        b.iter_batched_ref(
-            fresh,
-            |state| -> Result<()> {
-                if let Ok((pool, handles)) = state {
-                    for _ in 0..64 {
-                        black_box(pool.append(handles, &[1; 256])?);
-                    }
-                }
-                Ok(())
-            },
-            BatchSize::SmallInput,
-        );
-    });
-    group.finish();
-}
-
-criterion_group!(benches, one_row, append);
+criterion_group!(benches, one_row);
 criterion_main!(benches);

@@ -2,88 +2,269 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numpy::ndarray::Array2;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
+use numpy::{PyReadwriteArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use tempa_core::kv;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyDict;
+use tempa_core::kv::{self, Admission, Arrays, BlockCopy, Group, Requests};
 
 use crate::error::to_python;
 
-/// BlockPool(num_blocks, block_size): blocks of tokens, shared by sequences.
-///
-/// The lock is held for one call, which never waits for anything else.
-#[pyclass(frozen, module = "tempa._core")]
-pub(crate) struct BlockPool(Mutex<kv::BlockPool>);
+/// (group, source, target, num_tokens) of each copy.
+type Copies<'py> = Bound<'py, PyArray2<i32>>;
+type Longs<'py> = Bound<'py, PyArray1<i64>>;
+type Admitted<'py> = (Longs<'py>, Longs<'py>, Copies<'py>);
+type Events<'py> =
+    (Bound<'py, PyArray1<u8>>, Longs<'py>, Longs<'py>, Bound<'py, PyArray1<u32>>, Vec<Vec<u8>>);
 
-/// (tables, lengths, slots, sources, targets) of one step.
-type Step<'py> = (
-    Bound<'py, PyArray2<i32>>,
-    Bound<'py, PyArray1<i64>>,
-    Bound<'py, PyArray1<i64>>,
-    Bound<'py, PyArray1<i64>>,
-    Bound<'py, PyArray1<i64>>,
-);
+/// Token ids of any usual type.
+#[derive(FromPyObject)]
+enum Tokens<'py> {
+    Uint32(PyReadonlyArray1<'py, u32>),
+    Int32(PyReadonlyArray1<'py, i32>),
+    Int64(PyReadonlyArray1<'py, i64>),
+}
 
-#[pymethods]
-impl BlockPool {
-    #[new]
-    fn new(num_blocks: usize, block_size: usize) -> PyResult<Self> {
-        Ok(Self(Mutex::new(kv::BlockPool::new(num_blocks, block_size).map_err(to_python)?)))
-    }
-
-    /// alloc(n) -> handles of n sequences without tokens.
-    fn alloc<'py>(&self, py: Python<'py>, n: usize) -> Bound<'py, PyArray1<i64>> {
-        self.lock().alloc(n).into_pyarray(py)
-    }
-
-    /// fork(handle, n) -> handles of n sequences that share its tokens.
-    fn fork<'py>(&self, py: Python<'py>, handle: i64, n: usize) -> PyResult<Bound<'py, PyArray1<i64>>> {
-        Ok(self.lock().fork(handle, n).map_err(to_python)?.into_pyarray(py))
-    }
-
-    /// free(handles): end sequences.
-    fn free(&self, handles: PyReadonlyArray1<'_, i64>) -> PyResult<()> {
-        self.lock().free(handles.as_slice()?).map_err(to_python)
-    }
-
-    /// append(handles, counts) -> (tables, lengths, slots, sources, targets).
-    fn append<'py>(
-        &self,
-        py: Python<'py>,
-        handles: PyReadonlyArray1<'_, i64>,
-        counts: PyReadonlyArray1<'_, i64>,
-    ) -> PyResult<Step<'py>> {
-        let step = self.lock().append(handles.as_slice()?, counts.as_slice()?).map_err(to_python)?;
-        let tables = Array2::from_shape_vec((step.lengths.len(), step.width), step.tables)
-            .map_err(|error| tempa_core::Error::value(error.to_string()))
-            .map_err(to_python)?;
-        Ok((
-            tables.into_pyarray(py),
-            step.lengths.into_pyarray(py),
-            step.slots.into_pyarray(py),
-            step.sources.into_pyarray(py),
-            step.targets.into_pyarray(py),
-        ))
-    }
-
-    #[getter]
-    fn num_blocks(&self) -> usize {
-        self.lock().num_blocks()
-    }
-
-    #[getter]
-    fn num_free(&self) -> usize {
-        self.lock().num_free()
-    }
-
-    #[getter]
-    fn block_size(&self) -> usize {
-        self.lock().block_size()
+impl Tokens<'_> {
+    /// Calls `work` with the ids as `uint32`; a copy is made where they are not.
+    fn with<T>(&self, work: impl FnOnce(&[u32]) -> PyResult<T>) -> PyResult<T> {
+        match self {
+            Self::Uint32(ids) => work(ids.as_slice()?),
+            Self::Int32(ids) => work(&converted(ids.as_slice()?)?),
+            Self::Int64(ids) => work(&converted(ids.as_slice()?)?),
+        }
     }
 }
 
-impl BlockPool {
-    fn lock(&self) -> MutexGuard<'_, kv::BlockPool> {
+fn converted<T: Copy + TryInto<u32> + std::fmt::Display>(ids: &[T]) -> PyResult<Vec<u32>> {
+    let id = |&id: &T| {
+        id.try_into().map_err(|_| {
+            to_python(tempa_core::Error::value(format!("{id} is not a token id: expected uint32")))
+        })
+    };
+    ids.iter().map(id).collect()
+}
+
+/// KvManager(groups, block_size, watermark, has_events, has_equal_hashes): blocks of tokens, shared by sequences.
+///
+/// The lock is held for one call, which never waits for anything else.
+#[pyclass(frozen, module = "tempa._core")]
+pub(crate) struct KvManager(Mutex<Managed>);
+
+struct Managed {
+    kv: kv::KvManager,
+    /// The tables of the last step. Held, so that no other array can have their address.
+    tables: Option<Py<PyUntypedArray>>,
+}
+
+#[pymethods]
+impl KvManager {
+    /// A group is (num_blocks, window, sinks).
+    #[new]
+    fn new(
+        groups: Vec<(usize, Option<usize>, usize)>,
+        block_size: usize,
+        watermark: usize,
+        has_events: bool,
+        has_equal_hashes: bool,
+    ) -> PyResult<Self> {
+        let group = |(num_blocks, window, sinks)| Group { num_blocks, window, sinks };
+        let groups: Vec<Group> = groups.into_iter().map(group).collect();
+        let make = if has_equal_hashes { kv::KvManager::with_equal_hashes } else { kv::KvManager::new };
+        let mut kv = make(&groups, block_size, watermark).map_err(to_python)?;
+        if has_events {
+            kv.record_events();
+        }
+        Ok(Self(Mutex::new(Managed { kv, tables: None })))
+    }
+
+    /// admit(tokens, offsets, namespaces, priorities, until, reserves) -> (handles, num_cached, copies).
+    #[expect(clippy::too_many_arguments, reason = "the settings of requests are arrays of their own")]
+    fn admit<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: Tokens<'py>,
+        offsets: PyReadonlyArray1<'py, i64>,
+        namespaces: Vec<PyBackedBytes>,
+        priorities: PyReadonlyArray1<'py, u8>,
+        until: PyReadonlyArray1<'py, u32>,
+        reserves: PyReadonlyArray1<'py, i64>,
+    ) -> PyResult<Admitted<'py>> {
+        let names: Vec<&[u8]> = namespaces.iter().map(|name| &**name).collect();
+        let admission = tokens.with(|tokens| {
+            let requests = Requests {
+                tokens,
+                offsets: offsets.as_slice()?,
+                namespaces: &names,
+                priorities: priorities.as_slice()?,
+                until: until.as_slice()?,
+                reserves: reserves.as_slice()?,
+            };
+            self.lock().kv.admit(requests).map_err(to_python)
+        })?;
+        admitted(py, admission)
+    }
+
+    /// resume(handles) -> (handles, num_cached, copies).
+    fn resume<'py>(&self, py: Python<'py>, handles: PyReadonlyArray1<'py, i64>) -> PyResult<Admitted<'py>> {
+        let admission = self.lock().kv.resume(handles.as_slice()?).map_err(to_python)?;
+        admitted(py, admission)
+    }
+
+    /// step(handles, counts, tokens, tables, slots, lengths) -> copies.
+    #[expect(clippy::too_many_arguments, reason = "arrays in, arrays out, one call")]
+    fn step<'py>(
+        &self,
+        py: Python<'py>,
+        handles: PyReadonlyArray1<'py, i64>,
+        counts: Option<PyReadonlyArray1<'py, i64>>,
+        tokens: Option<Tokens<'py>>,
+        tables: &Bound<'py, PyUntypedArray>,
+        mut slots: PyReadwriteArray1<'py, i32>,
+        mut lengths: PyReadwriteArray1<'py, i32>,
+    ) -> PyResult<Copies<'py>> {
+        let mut managed = self.lock();
+        let is_same = managed.tables.as_ref().is_some_and(|last| last.is(tables));
+        let shape = tables.shape();
+        let &[.., num_rows, width] = shape else {
+            return Err(PyTypeError::new_err(
+                "tables are of shape (rows, blocks), or (groups, rows, blocks)",
+            ));
+        };
+        let mut cells: PyReadwriteArrayDyn<'py, i32> = tables.extract()?;
+        let arrays = Arrays {
+            tables: cells.as_slice_mut()?,
+            num_rows,
+            width,
+            slots: slots.as_slice_mut()?,
+            lengths: lengths.as_slice_mut()?,
+            is_same,
+        };
+        let counts = counts.as_ref().map(|counts| counts.as_slice()).transpose()?;
+        let (kv, handles) = (&mut managed.kv, handles.as_slice()?);
+        let copies = match tokens {
+            Some(tokens) => {
+                tokens.with(|tokens| kv.step(handles, counts, Some(tokens), arrays).map_err(to_python))
+            }
+            None => kv.step(handles, counts, None, arrays).map_err(to_python),
+        }?;
+        if !is_same {
+            managed.tables = Some(tables.clone().unbind());
+        }
+        copies_array(py, &copies)
+    }
+
+    /// commit(handles): store their full blocks now.
+    fn commit(&self, handles: PyReadonlyArray1<'_, i64>) -> PyResult<()> {
+        self.lock().kv.commit(handles.as_slice()?).map_err(to_python)
+    }
+
+    /// fork(handle, n) -> handles of n sequences that share its tokens.
+    fn fork<'py>(&self, py: Python<'py>, handle: i64, n: usize) -> PyResult<Longs<'py>> {
+        Ok(self.lock().kv.fork(handle, n).map_err(to_python)?.into_pyarray(py))
+    }
+
+    /// rollback(handles, counts): take the last tokens back.
+    fn rollback(
+        &self,
+        handles: PyReadonlyArray1<'_, i64>,
+        counts: PyReadonlyArray1<'_, i64>,
+    ) -> PyResult<()> {
+        self.lock().kv.rollback(handles.as_slice()?, counts.as_slice()?).map_err(to_python)
+    }
+
+    /// free(handles, is_committed): end sequences.
+    fn free(&self, handles: PyReadonlyArray1<'_, i64>, is_committed: bool) -> PyResult<()> {
+        self.lock().kv.free(handles.as_slice()?, is_committed).map_err(to_python)
+    }
+
+    /// preempt(handles): give their blocks back, keep their tokens.
+    fn preempt(&self, handles: PyReadonlyArray1<'_, i64>) -> PyResult<()> {
+        self.lock().kv.preempt(handles.as_slice()?).map_err(to_python)
+    }
+
+    /// reset(epoch) -> whether it is another one than before, and all prefixes are forgotten.
+    fn reset(&self, epoch: i64) -> bool {
+        self.lock().kv.reset(epoch)
+    }
+
+    /// expire(now): keep nothing longer that was kept until then.
+    fn expire(&self, now: u32) -> PyResult<()> {
+        self.lock().kv.expire(now).map_err(to_python)
+    }
+
+    /// fits(num_tokens) -> whether a sequence of so many fits now.
+    fn fits(&self, num_tokens: usize) -> bool {
+        self.lock().kv.fits(num_tokens)
+    }
+
+    /// events() -> (kinds, entries, parents, tokens, namespaces) since the last call.
+    fn events<'py>(&self, py: Python<'py>) -> Events<'py> {
+        let events = self.lock().kv.take_events();
+        (
+            events.kinds.into_pyarray(py),
+            events.entries.into_pyarray(py),
+            events.parents.into_pyarray(py),
+            events.tokens.into_pyarray(py),
+            events.namespaces.into_iter().map(Vec::from).collect(),
+        )
+    }
+
+    /// stats() -> name to count.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.lock().kv.stats();
+        let counts = PyDict::new(py);
+        counts.set_item("num_sequences", stats.num_sequences)?;
+        counts.set_item("num_stored", stats.num_stored)?;
+        counts.set_item("num_queried", stats.num_queried)?;
+        counts.set_item("num_hit", stats.num_hit)?;
+        counts.set_item("num_evicted", stats.num_evicted)?;
+        counts.set_item("num_merged", stats.num_merged)?;
+        counts.set_item("num_copied", stats.num_copied)?;
+        counts.set_item("num_preempted", stats.num_preempted)?;
+        Ok(counts)
+    }
+
+    /// check(): raise if the bookkeeping contradicts itself.
+    fn check(&self) -> PyResult<()> {
+        self.lock().kv.check().map_err(to_python)
+    }
+
+    /// num_available() -> blocks of each group that no sequence lists.
+    fn num_available(&self) -> Vec<usize> {
+        let managed = self.lock();
+        (0..managed.kv.groups().len()).map(|group| managed.kv.num_available(group)).collect()
+    }
+
+    /// num_cached() -> those of them that hold a prefix.
+    fn num_cached(&self) -> Vec<usize> {
+        let managed = self.lock();
+        (0..managed.kv.groups().len()).map(|group| managed.kv.num_cached(group)).collect()
+    }
+
+    #[getter]
+    fn bytes_per_block(&self) -> f64 {
+        self.lock().kv.bytes_per_block()
+    }
+}
+
+impl KvManager {
+    fn lock(&self) -> MutexGuard<'_, Managed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn admitted(py: Python<'_>, admission: Admission) -> PyResult<Admitted<'_>> {
+    let copies = copies_array(py, &admission.copies)?;
+    Ok((admission.handles.into_pyarray(py), admission.num_cached.into_pyarray(py), copies))
+}
+
+fn copies_array<'py>(py: Python<'py>, copies: &[BlockCopy]) -> PyResult<Copies<'py>> {
+    let row = |copy: &BlockCopy| {
+        [copy.group, copy.source, copy.target, copy.num_tokens].map(|number| number as i32)
+    };
+    let flat: Vec<i32> = copies.iter().flat_map(row).collect();
+    flat.into_pyarray(py).reshape([copies.len(), 4])
 }

@@ -56,7 +56,7 @@ mod _core {
     #[pymodule_export]
     use grade::{answers_equal, evaluate_arithmetic, extract_answer, grade_texts};
     #[pymodule_export]
-    use kv::BlockPool;
+    use kv::KvManager;
     #[pymodule_export]
     use pack::{Loader, Rows, pack_rows, permutation};
     #[pymodule_export]

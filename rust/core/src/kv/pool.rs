@@ -1,246 +1,281 @@
-//! The pool, its sequences, and the one call per step.
+//! The blocks of one group: who is free, who is cached, and who of those goes first.
 
-use crate::{Error, Result};
+use super::NONE;
 
-/// What a batch needs to run one step.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Step {
-    /// Block of each sequence at each place, row by row, `width` wide; 0 after the last.
-    pub tables: Vec<i32>,
-    /// Blocks of the longest sequence.
-    pub width: usize,
-    /// Tokens of each sequence, the new ones included.
-    pub lengths: Vec<i64>,
-    /// `block * block_size + offset` of every new token, sequence by sequence.
-    pub slots: Vec<i64>,
-    /// Blocks to copy before writing.
-    pub sources: Vec<i64>,
-    /// Where the copies go.
-    pub targets: Vec<i64>,
+/// The highest priority of a request; 0 is the lowest.
+pub const MAX_PRIORITY: u8 = 31;
+const NUM_LISTS: usize = MAX_PRIORITY as usize + 1;
+
+/// How long what a request leaves behind is kept: before lower priorities, until a time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Retention {
+    pub(super) priority: u8,
+    /// The first moment without the priority; [`NONE`] for never.
+    pub(super) until: u32,
 }
 
-#[derive(Debug, Default)]
-struct Sequence {
-    blocks: Vec<u32>,
-    len: usize,
-    /// Changes when the place is given to another sequence, so an old handle is noticed.
-    generation: u32,
-    alive: bool,
-    /// The call that named this sequence last, to find it named twice.
-    call: u64,
+#[derive(Debug, Clone, Copy)]
+struct List {
+    first: u32,
+    last: u32,
 }
 
-/// Fixed-size blocks, shared by sequences.
-///
-/// Invariants: a block's count is the number of sequences that list it; a block is free exactly when its count is 0;
-/// a sequence of `len` tokens lists `ceil(len / block_size)` blocks.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    count: u32,
+    node: u32,
+    previous: u32,
+    /// The next block of the list or of the stack of free blocks.
+    next: u32,
+    until: u32,
+    priority: u8,
+}
+
+/// Cached blocks stand in one list a priority, the longest unused first. A block takes the highest priority and the
+/// latest time of all that used it. Who uses a block uses those before it, so along a prefix neither grows, and later
+/// blocks of a prefix stand before earlier ones of the same list.
 #[derive(Debug)]
-pub struct BlockPool {
-    block_size: usize,
-    counts: Vec<u32>,
-    free: Vec<u32>,
-    sequences: Vec<Sequence>,
-    vacant: Vec<u32>,
-    calls: u64,
+pub(super) struct Pool {
+    blocks: Vec<Block>,
+    free: u32,
+    /// Blocks from here on were never used.
+    num_touched: u32,
+    num_free: usize,
+    num_cached: usize,
+    lists: [List; NUM_LISTS],
+    /// One bit for each list that is not empty.
+    filled: u32,
 }
 
-impl BlockPool {
-    /// A pool of free blocks.
-    ///
-    /// # Errors
-    /// [`Error::Value`] if there is no block, a block has no token, or a slot would not fit 63 bits.
-    pub fn new(num_blocks: usize, block_size: usize) -> Result<Self> {
-        if num_blocks == 0 || num_blocks > i32::MAX as usize || block_size == 0 || block_size > 1 << 20 {
-            return Err(Error::value(format!(
-                "{num_blocks} blocks of {block_size} tokens: expected 1 to 2^31 - 1 blocks of 1 to 2^20 tokens"
-            )));
+impl Pool {
+    pub(super) fn new(num_blocks: usize) -> Self {
+        Self {
+            blocks: vec![
+                Block { count: 0, node: NONE, previous: 0, next: 0, until: 0, priority: 0 };
+                num_blocks
+            ],
+            free: NONE,
+            num_touched: 0,
+            num_free: num_blocks,
+            num_cached: 0,
+            lists: [List { first: NONE, last: NONE }; NUM_LISTS],
+            filled: 0,
         }
-        Ok(Self {
-            block_size,
-            counts: vec![0; num_blocks],
-            free: (0..num_blocks as u32).rev().collect(),
-            sequences: Vec::new(),
-            vacant: Vec::new(),
-            calls: 0,
-        })
     }
 
-    /// Tokens per block.
-    pub fn block_size(&self) -> usize {
-        self.block_size
+    /// Bytes of a block's row.
+    pub(super) const BYTES_PER_BLOCK: usize = size_of::<Block>();
+
+    pub(super) fn num_blocks(&self) -> usize {
+        self.blocks.len()
     }
 
-    /// Blocks in the pool.
-    pub fn num_blocks(&self) -> usize {
-        self.counts.len()
+    /// Blocks that no sequence lists: free ones and cached ones.
+    pub(super) fn num_available(&self) -> usize {
+        self.num_free + self.num_cached
     }
 
-    /// Blocks that no sequence lists.
-    pub fn num_free(&self) -> usize {
-        self.free.len()
+    pub(super) fn num_cached(&self) -> usize {
+        self.num_cached
     }
 
-    /// Starts `n` sequences without tokens and returns their handles.
-    pub fn alloc(&mut self, n: usize) -> Vec<i64> {
-        (0..n).map(|_| self.open(Vec::new(), 0)).collect()
+    pub(super) fn count(&self, block: u32) -> u32 {
+        self.blocks[block as usize].count
     }
 
-    /// Starts `n` sequences with the tokens of another one; its blocks are shared, not copied.
-    ///
-    /// # Errors
-    /// [`Error::Key`] if the handle is unknown.
-    pub fn fork(&mut self, handle: i64, n: usize) -> Result<Vec<i64>> {
-        let row = self.rows(&[handle])?[0];
-        let (blocks, len) = (self.sequences[row].blocks.clone(), self.sequences[row].len);
-        for &block in &blocks {
-            self.counts[block as usize] += n as u32;
+    pub(super) fn node(&self, block: u32) -> u32 {
+        self.blocks[block as usize].node
+    }
+
+    pub(super) fn set_node(&mut self, block: u32, node: u32) {
+        self.blocks[block as usize].node = node;
+    }
+
+    /// Whether its only sequence may write to it.
+    pub(super) fn is_writable(&self, block: u32) -> bool {
+        self.count(block) == 1 && self.node(block) == NONE
+    }
+
+    /// Lowers a count until it is raised again, to see what would happen.
+    pub(super) fn lower(&mut self, block: u32) -> u32 {
+        self.blocks[block as usize].count -= 1;
+        self.blocks[block as usize].count
+    }
+
+    /// Undoes [`Self::lower`].
+    pub(super) fn raise(&mut self, block: u32) {
+        self.blocks[block as usize].count += 1;
+    }
+
+    /// A free block, listed once.
+    pub(super) fn take(&mut self) -> Option<u32> {
+        let block = if self.free != NONE {
+            let next = self.blocks[self.free as usize].next;
+            std::mem::replace(&mut self.free, next)
+        } else if (self.num_touched as usize) < self.blocks.len() {
+            self.num_touched += 1;
+            self.num_touched - 1
+        } else {
+            return None;
+        };
+        self.num_free -= 1;
+        let taken = &mut self.blocks[block as usize];
+        (taken.count, taken.priority, taken.until) = (1, 0, 0);
+        Some(block)
+    }
+
+    /// The cached block to evict first.
+    pub(super) fn oldest(&self) -> Option<u32> {
+        self.lists.get(self.filled.trailing_zeros() as usize).map(|list| list.first)
+    }
+
+    /// Makes a cached block free; its node must be gone.
+    pub(super) fn discard(&mut self, block: u32) {
+        self.unlink(block);
+        self.set_node(block, NONE);
+        self.push_free(block);
+    }
+
+    /// Lists a block once more.
+    pub(super) fn acquire(&mut self, block: u32) {
+        if self.count(block) == 0 {
+            self.unlink(block);
         }
-        Ok((0..n).map(|_| self.open(blocks.clone(), len)).collect())
+        self.blocks[block as usize].count += 1;
     }
 
-    /// Ends sequences; blocks that nobody else lists become free.
-    ///
-    /// # Errors
-    /// [`Error::Key`] if a handle is unknown, [`Error::Value`] if one comes twice; nothing is freed then.
-    pub fn free(&mut self, handles: &[i64]) -> Result<()> {
-        for row in self.rows(handles)? {
-            let sequence = &mut self.sequences[row];
-            sequence.alive = false;
-            sequence.generation = sequence.generation.wrapping_add(1) & (i32::MAX as u32);
-            let blocks = std::mem::take(&mut sequence.blocks);
-            // Last block first: the head of a sequence is the part that others are likely to want again.
-            for block in blocks.into_iter().rev() {
-                self.release(block);
+    /// Lists a block once less. The last to leave makes it free, or cached if it is stored.
+    pub(super) fn release(&mut self, block: u32, retention: Retention, now: u32) {
+        let i = block as usize;
+        debug_assert!(self.blocks[i].count > 0, "block {block} released twice");
+        if self.blocks[i].until <= now {
+            self.blocks[i].priority = 0;
+        }
+        if retention.priority > 0 && retention.until > now {
+            self.blocks[i].priority = self.blocks[i].priority.max(retention.priority);
+            self.blocks[i].until = self.blocks[i].until.max(retention.until);
+        }
+        self.blocks[i].count -= 1;
+        if self.blocks[i].count > 0 {
+            return;
+        }
+        if self.blocks[i].node == NONE {
+            self.push_free(block);
+        } else {
+            self.push_cached(block);
+        }
+    }
+
+    /// Moves cached blocks whose time has come to the end of the lowest list, in an order that keeps the later blocks of
+    /// a prefix before the earlier ones. Looks at every cached block that has a priority.
+    pub(super) fn expire(&mut self, now: u32) {
+        for priority in 1..NUM_LISTS {
+            let mut block = self.lists[priority].first;
+            while block != NONE {
+                let next = self.blocks[block as usize].next;
+                if self.blocks[block as usize].until <= now {
+                    self.unlink(block);
+                    self.blocks[block as usize].priority = 0;
+                    self.push_cached(block);
+                }
+                block = next;
             }
-            self.vacant.push(row as u32);
+        }
+    }
+
+    /// Forgets all nodes: cached blocks become free.
+    pub(super) fn clear(&mut self) {
+        while let Some(block) = self.oldest() {
+            self.discard(block);
+        }
+        self.blocks.iter_mut().for_each(|block| block.node = NONE);
+    }
+
+    fn push_free(&mut self, block: u32) {
+        self.blocks[block as usize].next = self.free;
+        self.free = block;
+        self.num_free += 1;
+    }
+
+    fn push_cached(&mut self, block: u32) {
+        let i = block as usize;
+        let list = &mut self.lists[self.blocks[i].priority as usize];
+        self.blocks[i].previous = list.last;
+        self.blocks[i].next = NONE;
+        let before = std::mem::replace(&mut list.last, block);
+        if before == NONE {
+            list.first = block;
+            self.filled |= 1 << self.blocks[i].priority;
+        } else {
+            self.blocks[before as usize].next = block;
+        }
+        self.num_cached += 1;
+    }
+
+    fn unlink(&mut self, block: u32) {
+        let i = block as usize;
+        let (previous, next) = (self.blocks[i].previous, self.blocks[i].next);
+        let list = &mut self.lists[self.blocks[i].priority as usize];
+        if previous == NONE {
+            list.first = next;
+        } else {
+            self.blocks[previous as usize].next = next;
+        }
+        if next == NONE {
+            list.last = previous;
+        } else {
+            self.blocks[next as usize].previous = previous;
+        }
+        if list.first == NONE {
+            self.filled &= !(1 << self.blocks[i].priority);
+        }
+        self.num_cached -= 1;
+    }
+
+    /// Recounts the lists and the stack; `counts` are the blocks that sequences list.
+    pub(super) fn check(&self, counts: &[u32]) -> std::result::Result<(), String> {
+        if let Some(block) = (0..counts.len()).find(|&b| counts[b] != self.blocks[b].count) {
+            return Err(format!(
+                "block {block} is in {} sequences, {} are counted",
+                counts[block], self.blocks[block].count
+            ));
+        }
+        let mut unused: Vec<bool> = counts.iter().map(|&count| count == 0).collect();
+        let mut visit = |block: u32, is_stored: bool| {
+            let is_right =
+                std::mem::take(&mut unused[block as usize]) && (self.node(block) != NONE) == is_stored;
+            is_right.then_some(()).ok_or_else(|| format!("block {block} is in a wrong list"))
+        };
+        let (mut num_free, mut num_cached) = (self.blocks.len() - self.num_touched as usize, 0);
+        for block in self.num_touched..self.blocks.len() as u32 {
+            visit(block, false)?;
+        }
+        let mut block = self.free;
+        while block != NONE {
+            visit(block, false)?;
+            (block, num_free) = (self.blocks[block as usize].next, num_free + 1);
+        }
+        for (priority, list) in self.lists.iter().enumerate() {
+            let (mut block, mut before) = (list.first, NONE);
+            if (self.filled >> priority & 1 == 1) != (block != NONE) {
+                return Err(format!("the list of priority {priority} is marked wrongly"));
+            }
+            while block != NONE {
+                visit(block, true)?;
+                if self.blocks[block as usize].previous != before
+                    || self.blocks[block as usize].priority as usize != priority
+                {
+                    return Err(format!("block {block} is linked wrongly"));
+                }
+                (before, block, num_cached) = (block, self.blocks[block as usize].next, num_cached + 1);
+            }
+            if list.last != before {
+                return Err(format!("the list of priority {priority} ends wrongly"));
+            }
+        }
+        if unused.contains(&true) || (num_free, num_cached) != (self.num_free, self.num_cached) {
+            return Err(format!("{num_free} blocks are free and {num_cached} cached, counted otherwise"));
         }
         Ok(())
     }
-
-    /// Makes room for `counts[i]` more tokens in sequence `handles[i]`.
-    ///
-    /// # Errors
-    /// [`Error::Key`] for an unknown handle; [`Error::Value`] for one that comes twice, a negative count, or too few
-    /// free blocks. The pool is unchanged then.
-    pub fn append(&mut self, handles: &[i64], counts: &[i64]) -> Result<Step> {
-        if handles.len() != counts.len() {
-            return Err(Error::value(format!("{} handles but {} counts", handles.len(), counts.len())));
-        }
-        if let Some(count) = counts.iter().find(|&&count| !(0..=i64::from(u32::MAX)).contains(&count)) {
-            return Err(Error::value(format!("cannot append {count} tokens to a sequence")));
-        }
-        let rows = self.rows(handles)?;
-        let shared_tails = self.plan(&rows, counts)?;
-        let mut step = Step {
-            width: rows.iter().zip(counts).map(|(&row, &n)| self.num_blocks_after(row, n)).max().unwrap_or(0),
-            slots: Vec::with_capacity(counts.iter().sum::<i64>() as usize),
-            ..Step::default()
-        };
-        step.tables.resize(rows.len() * step.width, 0);
-        let size = self.block_size;
-        for (i, (&row, &count)) in rows.iter().zip(counts).enumerate() {
-            let num_blocks = self.num_blocks_after(row, count);
-            let sequence = &mut self.sequences[row];
-            if shared_tails[i]
-                && let (Some(tail), Some(fresh)) = (sequence.blocks.last_mut(), self.free.pop())
-            {
-                // `plan` has already taken this sequence off the shared block's count.
-                step.sources.push(i64::from(*tail));
-                step.targets.push(i64::from(fresh));
-                self.counts[fresh as usize] = 1;
-                *tail = fresh;
-            }
-            let missing = num_blocks - sequence.blocks.len();
-            for block in self.free.drain(self.free.len() - missing..).rev() {
-                self.counts[block as usize] = 1;
-                sequence.blocks.push(block);
-            }
-            for place in sequence.len..sequence.len + count as usize {
-                step.slots
-                    .push(i64::from(sequence.blocks[place / size]) * size as i64 + (place % size) as i64);
-            }
-            sequence.len += count as usize;
-            step.lengths.push(sequence.len as i64);
-            for (cell, &block) in step.tables[i * step.width..].iter_mut().zip(&sequence.blocks) {
-                *cell = block as i32;
-            }
-        }
-        Ok(step)
-    }
-
-    /// Which sequences must copy their last block because others share it, with the shared counts already lowered.
-    /// The last sequence of those that share a block keeps it.
-    fn plan(&mut self, rows: &[usize], counts: &[i64]) -> Result<Vec<bool>> {
-        let mut needed = 0;
-        let mut shared = vec![false; rows.len()];
-        for (i, (&row, &count)) in rows.iter().zip(counts).enumerate() {
-            let sequence = &self.sequences[row];
-            needed += self.num_blocks_after(row, count) - sequence.blocks.len();
-            if let Some(&tail) = sequence.blocks.last()
-                && count > 0
-                && !sequence.len.is_multiple_of(self.block_size)
-                && self.counts[tail as usize] > 1
-            {
-                self.counts[tail as usize] -= 1;
-                shared[i] = true;
-                needed += 1;
-            }
-        }
-        if needed > self.free.len() {
-            for (&row, _) in rows.iter().zip(&shared).filter(|(_, shared)| **shared) {
-                if let Some(&tail) = self.sequences[row].blocks.last() {
-                    self.counts[tail as usize] += 1;
-                }
-            }
-            let (free, all) = (self.num_free(), self.num_blocks());
-            return Err(Error::value(format!("{needed} cache blocks needed, {free} of {all} are free")));
-        }
-        Ok(shared)
-    }
-
-    fn num_blocks_after(&self, row: usize, count: i64) -> usize {
-        (self.sequences[row].len + count as usize).div_ceil(self.block_size)
-    }
-
-    fn open(&mut self, blocks: Vec<u32>, len: usize) -> i64 {
-        let row = self.vacant.pop().unwrap_or_else(|| {
-            self.sequences.push(Sequence::default());
-            self.sequences.len() as u32 - 1
-        });
-        let sequence = &mut self.sequences[row as usize];
-        (sequence.blocks, sequence.len, sequence.alive) = (blocks, len, true);
-        i64::from(sequence.generation) << 32 | i64::from(row)
-    }
-
-    fn release(&mut self, block: u32) {
-        let count = &mut self.counts[block as usize];
-        debug_assert!(*count > 0, "block {block} freed twice");
-        *count -= 1;
-        if *count == 0 {
-            self.free.push(block);
-        }
-    }
-
-    /// The places of distinct live sequences.
-    fn rows(&mut self, handles: &[i64]) -> Result<Vec<usize>> {
-        self.calls += 1;
-        let mut rows = Vec::with_capacity(handles.len());
-        for &handle in handles {
-            let row = (handle & i64::from(u32::MAX)) as usize;
-            let sequence = self
-                .sequences
-                .get_mut(row)
-                .filter(|s| s.alive && i64::from(s.generation) == handle >> 32)
-                .ok_or_else(|| Error::Key(format!("no sequence has the handle {handle}; was it freed?")))?;
-            if sequence.call == self.calls {
-                return Err(Error::value(format!("handle {handle} comes twice in one call")));
-            }
-            sequence.call = self.calls;
-            rows.push(row);
-        }
-        Ok(rows)
-    }
 }
-
-#[cfg(test)]
-mod tests;
