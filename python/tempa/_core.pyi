@@ -226,6 +226,8 @@ class Step:
     @staticmethod
     def classify(model: str | Path, wanted: Sequence[str], min_probability: float) -> Step: ...
     @staticmethod
+    def perplexity(model: str | Path, min: float, max: float) -> Step: ...
+    @staticmethod
     def decontaminate(
         items: Sequence[str],
         names: Sequence[tuple[str, str]],
@@ -414,6 +416,27 @@ class UnwantedPhrases:
 class UnwantedUrls:
     def __new__(cls, entries: Sequence[str]) -> UnwantedUrls: ...
     def find(self, urls: Sequence[str]) -> list[str | None]: ...
+
+# perplexity.rs
+@final
+class NgramModel:
+    def __new__(cls, path: str | os.PathLike[str]) -> NgramModel: ...
+    @staticmethod
+    def train(
+        texts: Sequence[str],
+        order: int,
+        min_word_count: int,
+        min_ngram_count: int,
+        progress: Callable[[int], object] | None = None,
+    ) -> NgramModel: ...
+    def encode(self) -> bytes: ...
+    @property
+    def order(self) -> int: ...
+    @property
+    def num_ngrams(self) -> int: ...
+    def perplexities(
+        self, texts: Sequence[str], progress: Callable[[int], object] | None = None
+    ) -> NDArray[np.float64]: ...
 
 # pii.rs
 def find_pii(text: str, kinds: Sequence[str]) -> list[tuple[str, int, int]]: ...

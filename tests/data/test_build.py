@@ -13,13 +13,14 @@ import pytest
 from tempa.cli import run
 from tempa.data.classify import classify, train_classifier
 from tempa.data.corpus import CORPUS, BuildConfig, Source, build_corpus
-from tempa.data.corpus.config import Kinds
+from tempa.data.corpus.config import Kinds, Perplexity
 from tempa.data.decontaminate import EvalSet, decontaminate
 from tempa.data.documents import Document, read_documents
 from tempa.data.duplicates import Duplicates, dedup, write_index
 from tempa.data.funnel import FunnelReport
 from tempa.data.loader import Loader
 from tempa.data.mixture import Mixture
+from tempa.data.perplexity import NgramSettings, keep_perplexity, train_ngram_model
 from tempa.data.pii import mask_pii
 from tempa.data.repair import repair
 from tempa.data.rules import Edits, Rules, clean
@@ -110,12 +111,16 @@ def test_every_step_does_what_its_own_function_does(tmp_path, pages, tokenizer):
     }
     classifier, _ = train_classifier(kinds)
     classifier.save(tmp_path / "model")
+    model, held_out = train_ngram_model(kinds["en"], NgramSettings(held_out=0.2))
+    model.save(tmp_path / "ngrams")
+    most = float(np.quantile(held_out, 0.8))
     edits, unwanted = Edits(one_word_lines=True), Unwanted(phrases=(words,))
     report = FunnelReport()
     kept = clean(repair(read_documents(file), report=report), RULES, edits=edits, report=report)
     kept = drop_unwanted(kept, unwanted, report=report)
     kept = (one.document for one in classify(kept, classifier, ["en"], report=report))
-    kept = mask_pii(kept, ["email"], report=report)
+    kept = keep_perplexity(kept, model, min_perplexity=2, max_perplexity=most, report=report)
+    kept = mask_pii((one.document for one in kept), ["email"], report=report)
     kept = decontaminate(kept, [EvalSet.named(str(quiz))], report=report)
     expected = [one.text for one in dedup(kept, report=report)]
     corpus = build_corpus(
@@ -127,6 +132,7 @@ def test_every_step_does_what_its_own_function_does(tmp_path, pages, tokenizer):
             edits=edits,
             unwanted=unwanted,
             kinds=Kinds(model=tmp_path / "model", keep=("en",)),
+            perplexity=Perplexity(model=tmp_path / "ngrams", min=2, max=most),
             mask=("email",),
             against=(str(quiz),),
         ),
@@ -141,6 +147,7 @@ def test_every_step_does_what_its_own_function_does(tmp_path, pages, tokenizer):
             for dropped in values["dropped"].values():
                 dropped.pop("examples")
         assert made == other
+    assert counts["perplexity"]["dropped"]["max_perplexity"]["documents"] > 0
 
 
 def test_the_funnel_adds_up_and_knows_sizes_hosts_and_samples(tmp_path, pages, tokenizer):

@@ -1,34 +1,27 @@
-"""`tempa data`: from documents to shards; the commands that read shards are in `data_shards`."""
+"""`tempa data`: from documents to shards.
+
+The commands that read shards are in `data_shards`, those of trained models in `data_models`.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from tempa import config
-from tempa.cli import data_shards
+from tempa.cli import data_models, data_shards
+from tempa.cli.documents import Source, reading, report_of, show_report, write
 from tempa.cli.group import dispatch
 from tempa.cli.places import read_bpe
 from tempa.cli.progress import WorkProgress
-from tempa.data.classify import (
-    Classifier,
-    ClassifierSettings,
-    classify,
-    read_kinds,
-    train_classifier,
-    write_labelled,
-)
 from tempa.data.corpus import FUNNEL, FUNNEL_PAGE, BuildConfig, build_corpus
 from tempa.data.decontaminate import Contamination, ContaminationReport, EvalSet, decontaminate
-from tempa.data.documents import Document, corpus_files, read_documents, write_documents
+from tempa.data.documents import Document
 from tempa.data.duplicates import Duplicates, collision_probability, dedup, write_index
 from tempa.data.funnel import FunnelReport, total_bytes
 from tempa.data.pii import Kind, mask_pii
@@ -40,9 +33,6 @@ from tempa.data.unwanted import Unwanted, drop_unwanted
 # Everything was done that could be, but not all input could be read.
 EXIT_PROBLEMS = 3
 
-_Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
-_T = TypeVar("_T")
-
 
 def main(name: str, argv: list[str]) -> int:
     """Run one subcommand."""
@@ -50,7 +40,11 @@ def main(name: str, argv: list[str]) -> int:
         "clean": (_clean, "one spelling, and quality rules that drop documents"),
         "dedup": (_dedup, "drop exact and near duplicates"),
         "decontaminate": (_decontaminate, "keep evaluation sets out"),
-        "classify": (_classify, "train a classifier of documents, or apply one"),
+        "classify": (data_models.classifier, "train a classifier of documents, or apply one"),
+        "perplexity": (
+            data_models.perplexity,
+            "train an n-gram model of good text, or apply one",
+        ),
         "curve": (_curve, "how often pairs of each similarity are found"),
         "build": (_build, "clean, dedup, split, tokenise: everything that pretraining reads"),
         "encode": (_encode, "documents as they are to shards of ids"),
@@ -62,18 +56,6 @@ def main(name: str, argv: list[str]) -> int:
     }
     summary = "Documents (.txt, .jsonl, .parquet) to a corpus, with a report of what was dropped and why."
     return dispatch(name, argv, summary, commands, "start with `tempa data clean FILE ... --out kept.jsonl`.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Which documents to read."""
-
-    files: _Files
-    """.txt, .jsonl or .parquet files, or directories of them; .txt and .jsonl also as .gz or .zst."""
-    field: str = "text"
-    """Key or column that holds the text in .jsonl and .parquet files."""
-    errors: Literal["strict", "replace"] = "strict"
-    """What to do with bytes that are not UTF-8: stop, or put U+FFFD in their place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,40 +107,6 @@ class DecontaminateConfig(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainClassifierConfig:
-    """Settings of `tempa data classify train`."""
-
-    files: _Files
-    """Documents of two kinds or more: a file or directory for each, or any with `--label`."""
-    label: str | None = None
-    """Key or column that holds the label; without it, the name of the file or directory is the label."""
-    out: Path
-    """The file that gets the classifier."""
-    training: ClassifierSettings = field(default_factory=ClassifierSettings)
-    """Features and training."""
-    field: str = "text"
-    """Key or column that holds the text in .jsonl and .parquet files."""
-    overwrite: bool = False
-    """Replace an earlier file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifyConfig(Source):
-    """Settings of `tempa data classify apply`."""
-
-    out: Path
-    """The .jsonl file that gets the documents; the report goes beside it."""
-    model: Path
-    """A file that `tempa data classify train` has written."""
-    keep: tuple[str, ...] = ()
-    """Labels that are wanted; documents of others are dropped. All documents stay if none is given."""
-    min_probability: float = 0.5
-    """Least probability that a document is of one of the labels to keep."""
-    overwrite: bool = False
-    """Replace an earlier file."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class CurveConfig:
     """Settings of `tempa data curve`."""
 
@@ -192,14 +140,14 @@ def _clean(argv: list[str]) -> int:
         description="Normalise documents and drop those that a quality rule rejects.",
     )
     report = FunnelReport()
-    with _reading(settings) as (documents, _):
+    with reading(settings) as (documents, _):
         kept = repair(documents, report=report) if settings.repair else documents
         kept = clean(kept, settings.rules, edits=settings.edits, report=report)
         kept = drop_unwanted(kept, settings.unwanted, report=report)
         if settings.mask:
             kept = mask_pii(kept, settings.mask, report=report)
-        _write(settings.out, kept, report, overwrite=settings.overwrite)
-    return _show(report, f"{settings.out}, report in {_report_of(settings.out)}")
+        write(settings.out, kept, report, overwrite=settings.overwrite)
+    return show_report(report, f"{settings.out}, report in {report_of(settings.out)}")
 
 
 def _dedup(argv: list[str]) -> int:
@@ -210,7 +158,7 @@ def _dedup(argv: list[str]) -> int:
         description="Drop documents that are equal, or nearly so, to one that came before.",
     )
     report = FunnelReport()
-    with _reading(settings) as (documents, show):
+    with reading(settings) as (documents, show):
 
         def kept() -> Iterator[Document]:
             texts = list(documents)
@@ -225,8 +173,8 @@ def _dedup(argv: list[str]) -> int:
                 write_index(left, settings.index, settings.duplicates, overwrite=settings.overwrite)
             yield from left
 
-        _write(settings.out, kept(), report, overwrite=settings.overwrite)
-    return _show(report, f"{settings.out}, report in {_report_of(settings.out)}")
+        write(settings.out, kept(), report, overwrite=settings.overwrite)
+    return show_report(report, f"{settings.out}, report in {report_of(settings.out)}")
 
 
 def _decontaminate(argv: list[str]) -> int:
@@ -238,63 +186,13 @@ def _decontaminate(argv: list[str]) -> int:
     )
     tasks = [EvalSet.named(name) for name in settings.against]
     report, found = FunnelReport(), ContaminationReport()
-    with _reading(settings) as (documents, _):
+    with reading(settings) as (documents, _):
         kept = decontaminate(documents, tasks, settings.contamination, found=found, report=report)
-        _write(settings.out, kept, report, overwrite=settings.overwrite)
+        write(settings.out, kept, report, overwrite=settings.overwrite)
     items = settings.out.with_suffix(".contamination.json")
     found.save(items)
     Console().print(found.table())
-    return _show(report, f"{settings.out}, reports in {_report_of(settings.out)} and {items}")
-
-
-def _classify(argv: list[str]) -> int:
-    commands = {
-        "train": (_train_classifier, "from documents of two kinds or more"),
-        "apply": (_apply_classifier, "label documents, and drop those of unwanted kinds"),
-    }
-    summary = "A linear classifier over hashed n-grams, with calibrated probabilities."
-    hint = "start with `tempa data classify train good.jsonl crawl.jsonl --out MODEL`."
-    return dispatch("data classify", argv, summary, commands, hint)
-
-
-def _train_classifier(argv: list[str]) -> int:
-    settings = config.parse(
-        TrainClassifierConfig,
-        argv,
-        prog="tempa data classify train",
-        description="Train and calibrate a classifier, and measure it on documents that it never saw.",
-    )
-    kinds = read_kinds(settings.files, label=settings.label, field=settings.field)
-    total = settings.training.epochs * sum(map(total_bytes, kinds.values()))
-    with WorkProgress() as progress:
-        classifier, quality = train_classifier(
-            kinds,
-            settings.training,
-            progress=lambda done: progress.show("train", done, total, "bytes"),
-        )
-    classifier.save(settings.out, overwrite=settings.overwrite)
-    print(
-        f"{settings.out}: {len(kinds)} labels, {', '.join(kinds)}\n"
-        f"on {quality.num_documents:,} documents it never saw: accuracy {quality.accuracy:.4f}, "
-        f"AUC {quality.auc:.4f}, calibration error {quality.calibration_error:.4f}, "
-        f"log loss {quality.log_loss:.4f}"
-    )
-    return 0
-
-
-def _apply_classifier(argv: list[str]) -> int:
-    settings = config.parse(
-        ClassifyConfig,
-        argv,
-        prog="tempa data classify apply",
-        description="Write documents with their most probable label, those of the labels to keep only.",
-    )
-    classifier, report = Classifier(settings.model), FunnelReport()
-    with _reading(settings) as (documents, _):
-        kept = classify(documents, classifier, settings.keep, settings.min_probability, report=report)
-        write_labelled(settings.out, _some(kept, report, settings.out), overwrite=settings.overwrite)
-        report.save(_report_of(settings.out))
-    return _show(report, f"{settings.out}, report in {_report_of(settings.out)}")
+    return show_report(report, f"{settings.out}, reports in {report_of(settings.out)} and {items}")
 
 
 def _curve(argv: list[str]) -> int:
@@ -332,7 +230,7 @@ def _build(argv: list[str]) -> int:
         for name, counts in report.splits.items()
     ]
     page = settings.out / FUNNEL_PAGE
-    _show(report, *lines, f"{settings.out}, report in {page}; sha256 {corpus.sha256[:16]}")
+    show_report(report, *lines, f"{settings.out}, report in {page}; sha256 {corpus.sha256[:16]}")
     if not corpus.num_problems:
         return 0
     for problem in report.details.problems[:10]:
@@ -353,7 +251,7 @@ def _encode(argv: list[str]) -> int:
         description="Write the ids of documents to shards, in one pass and without keeping either.",
     )
     tokenizer = read_bpe(settings.tokenizer)
-    with _reading(settings) as (documents, _):
+    with reading(settings) as (documents, _):
         shards = write_shards(
             settings.out,
             (document.text for document in documents),
@@ -364,46 +262,4 @@ def _encode(argv: list[str]) -> int:
             overwrite=settings.overwrite,
         )
     print(f"{settings.out}: {shards.num_documents:,} documents, {shards.num_tokens:,} tokens")
-    return 0
-
-
-Show = Callable[[str, int, int, str], None]
-
-
-@contextmanager
-def _reading(source: Source) -> Iterator[tuple[Iterator[Document], Show]]:
-    """The documents, and a way to show work, while a progress bar shows how much has been read."""
-    total = sum(file.stat().st_size for file in corpus_files(source.files))
-    done = 0
-
-    def count(num_bytes: int) -> None:
-        nonlocal done
-        done += num_bytes
-        progress.show("read", done, total, "bytes")
-
-    with WorkProgress() as progress:
-        documents = read_documents(source.files, field=source.field, errors=source.errors, progress=count)
-        yield documents, progress.show
-
-
-def _write(out: Path, documents: Iterator[Document], report: FunnelReport, *, overwrite: bool) -> None:
-    write_documents(out, _some(documents, report, out), overwrite=overwrite)
-    report.save(_report_of(out))
-
-
-def _some(documents: Iterable[_T], report: FunnelReport, out: Path) -> Iterator[_T]:
-    """The documents, and an error if there is none."""
-    yield from documents
-    report.raise_if_nothing_left(str(out))
-
-
-def _report_of(out: Path) -> Path:
-    return out.with_suffix(".funnel.json")
-
-
-def _show(report: FunnelReport, *lines: str) -> int:
-    console = Console()
-    console.print(report.table())
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0

@@ -57,8 +57,14 @@ class EvalSet:
     @classmethod
     def named(cls, name: str) -> EvalSet:
         """Read the task that `FILE` or `FILE:FIELD,FIELD` names."""
+        path, fields = cls.parse(name)
+        return cls.read(path, fields) if fields else cls.read(path)
+
+    @staticmethod
+    def parse(name: str) -> tuple[str, list[str]]:
+        """The file and the fields, none if there are none, of `FILE` or `FILE:FIELD,FIELD`."""
         path, _, fields = name.rpartition(":")
-        return cls.read(path, fields.split(",")) if path and not Path(name).exists() else cls.read(name)
+        return (path, fields.split(",")) if path and not Path(name).exists() else (name, [])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ use tempa_core::corpus::{
     self, EmitOptions, Extract, Fields, Item, Partition, ReadOptions, SettleOptions, Split,
 };
 use tempa_core::dedup::{self, EvalItems, Groups, Keep, Overlap};
+use tempa_core::perplexity::NgramModel;
 use tempa_core::quality::{EDITS, Edits, RULES, Thresholds};
 use tempa_core::unwanted::{Phrases, Urls};
 use tempa_core::{Error, Monitor};
@@ -125,6 +126,13 @@ impl Step {
         }
         let is_wanted = labels.iter().map(|label| wanted.is_empty() || wanted.contains(label)).collect();
         Ok(Self(Arc::new(corpus::Classify { classifier, is_wanted, min_probability })))
+    }
+
+    /// perplexity(model, min, max): drops documents whose perplexity under an n-gram model's file is out of range.
+    #[staticmethod]
+    fn perplexity(py: Python<'_>, model: PathBuf, min: f64, max: f64) -> PyResult<Self> {
+        let model = py.offload(|| NgramModel::open(&model))?;
+        Ok(Self(Arc::new(corpus::Perplexity { model, min, max })))
     }
 
     /// decontaminate(items, names, overlap, margin): keeps items out, each of a task and with a name. Overlap is (ngram,

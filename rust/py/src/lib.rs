@@ -16,6 +16,7 @@ mod grade;
 mod ints;
 mod kv;
 mod pack;
+mod perplexity;
 mod pii;
 mod quality;
 mod repair;
@@ -59,6 +60,8 @@ mod _core {
     use kv::KvManager;
     #[pymodule_export]
     use pack::{Loader, Rows, pack_rows, permutation};
+    #[pymodule_export]
+    use perplexity::NgramModel;
     #[pymodule_export]
     use pii::{find_pii, mask_pii};
     #[pymodule_export]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from tempa.data.decontaminate import Contamination
+from tempa.data.decontaminate import Contamination, EvalSet
+from tempa.data.documents import corpus_files
 from tempa.data.duplicates import Duplicates
 from tempa.data.mixture import Mixture
+from tempa.data.perplexity import check_range
 from tempa.data.pii import Kind
 from tempa.data.rules import Edits, Rules
 from tempa.data.unwanted import Unwanted
@@ -73,6 +76,23 @@ class Kinds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """Which documents pass a model of `tempa data perplexity train`."""
+
+    model: Path | None = None
+    """The model's file; all documents pass if there is none."""
+    min: float = 0.0
+    """Documents of a lower perplexity are dropped."""
+    max: float = math.inf
+    """Documents of a higher perplexity are dropped; with a limit, those without words too."""
+
+    def __post_init__(self) -> None:
+        check_range(self.min, self.max)
+        if self.model and self.min == 0 and self.max == math.inf:
+            raise ValueError("give perplexity.min or perplexity.max, or the model lets all documents pass")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """Settings of `tempa data build`."""
 
@@ -112,6 +132,8 @@ class BuildConfig:
     """Lists of phrases, domains and URLs that are not wanted."""
     kinds: Kinds = dataclasses.field(default_factory=Kinds)
     """Which documents a trained classifier lets pass."""
+    perplexity: Perplexity = dataclasses.field(default_factory=Perplexity)
+    """Which documents an n-gram model lets pass."""
     duplicates: Duplicates = dataclasses.field(default_factory=Duplicates)
     """What counts as a duplicate."""
     against: tuple[str, ...] = ()
@@ -183,6 +205,7 @@ class BuildConfig:
             mask=self.mask,
             unwanted=self.unwanted,
             kinds=self.kinds,
+            perplexity=self.perplexity,
             duplicates=self.duplicates if self.dedup else Duplicates(exact=False, near=False),
             against=self.against,
             contamination=self.contamination,
@@ -201,11 +224,18 @@ class Steps:
     mask: tuple[Kind, ...] = ()
     unwanted: Unwanted = dataclasses.field(default_factory=Unwanted)
     kinds: Kinds = dataclasses.field(default_factory=Kinds)
+    perplexity: Perplexity = dataclasses.field(default_factory=Perplexity)
     duplicates: Duplicates
     against: tuple[str, ...] = ()
     contamination: Contamination = dataclasses.field(default_factory=Contamination)
     val_fraction: float
     split: Split
+
+    def aids(self) -> list[Path]:
+        """The files that steps read besides the documents: lists, models, evaluation sets, indexes."""
+        models = [model for model in (self.kinds.model, self.perplexity.model) if model]
+        tasks = [file for name in self.against for file in corpus_files(EvalSet.parse(name)[0])]
+        return [*self.unwanted.urls, *self.unwanted.phrases, *models, *tasks, *self.duplicates.against]
 
 
 def check_split(val_fraction: float, split: str) -> None:

@@ -1,7 +1,8 @@
 """The plan of a build: which stretch of which file is in which partition.
 
-It depends on the names and sizes of the files and on the settings, and is written down before work begins:
-a build that was interrupted goes on by the same plan or not at all.
+It depends on the names and sizes of the files, on the settings, and on what the lists and models hold that
+settings name. It is written down before work begins: a build that was interrupted goes on by the same plan or
+not at all.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Plan:
     max_document_bytes: int
     partitions: tuple[Partition, ...]
     extractor: str | None = None
+    aids: tuple[str, ...] = ()
+    """SHA-256 of each file of `Steps.aids`."""
 
     @property
     def num_bytes(self) -> int:
@@ -69,6 +72,7 @@ class Plan:
             "tokenizer": self.tokenizer,
             "max_document_bytes": self.max_document_bytes,
             "steps": config.to_dict(self.steps),
+            "aids": list(self.aids),
             "extractor": self.extractor,
             "sources": [config.to_dict(source) for source in self.sources],
             "partitions": [asdict(partition) for partition in self.partitions],
@@ -99,7 +103,13 @@ def make_plan(settings: BuildConfig, tokenizer_sha256: str) -> Plan:
         settings.max_document_bytes,
         tuple(partitions),
         extractor() if any(source.html for source in settings.all_sources()) else None,
+        tuple(_sha256(Path(aid)) for aid in settings.steps().aids()),
     )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _partitions(number: int, source: Source, most: int) -> Iterator[Partition]:

@@ -61,7 +61,7 @@ def make_steps(steps: Steps, share: float | None = None) -> list[_core.Step]:
     made = []
     if share is not None:
         made.append(_core.Step.sample(share))
-    unwanted, kinds = steps.unwanted, steps.kinds
+    unwanted, kinds, perplexity = steps.unwanted, steps.kinds, steps.perplexity
     if unwanted.urls:
         made.append(_core.Step.drop_urls(read_list(unwanted.urls)))
     if steps.repair:
@@ -75,6 +75,8 @@ def make_steps(steps: Steps, share: float | None = None) -> list[_core.Step]:
         made.append(_core.Step.drop_phrases(phrases, unwanted.max_phrases, unwanted.max_share))
     if kinds.model:
         made.append(_core.Step.classify(kinds.model, kinds.keep, kinds.min_probability))
+    if perplexity.model:
+        made.append(_core.Step.perplexity(perplexity.model, perplexity.min, perplexity.max))
     if steps.mask:
         made.append(_core.Step.mask(steps.mask))
     if steps.against:

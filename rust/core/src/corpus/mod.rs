@@ -31,5 +31,5 @@ pub use stage::{Partition, Stager};
 pub use staged::Staged;
 pub use step::{
     Classify, Clean, Current, Decontaminate, DropPhrases, DropUrls, Findings, Mask, MaskPhrases, Outcome,
-    Repair, Sample, Step, StepWorker,
+    Perplexity, Repair, Sample, Step, StepWorker,
 };

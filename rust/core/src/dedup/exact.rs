@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::seen::prefetch;
+use crate::prefetch::prefetch;
 use crate::text::Folder;
 use crate::{Error, Monitor, Result};
 

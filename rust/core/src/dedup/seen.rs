@@ -1,5 +1,6 @@
 //! What has been seen before, by 128-bit hashes: exactly, or in a Bloom filter of fixed size.
 
+use crate::prefetch::prefetch;
 use crate::{Error, Result};
 
 /// Keys that are looked up together, so that their cache lines are fetched while others are worked on.
@@ -47,19 +48,6 @@ impl Seen {
             Self::Bloom(bloom) => std::mem::size_of_val(bloom.blocks.as_slice()),
         }
     }
-}
-
-/// Asks for the cache line of a slot.
-#[inline(always)]
-pub(super) fn prefetch<T>(slots: &[T], slot: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(slot) = slots.get(slot) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: any address may be prefetched.
-        unsafe { _mm_prefetch(std::ptr::from_ref(slot).cast(), _MM_HINT_T0) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (slots, slot);
 }
 
 /// A slot for a hash: as a fraction of all hashes, so that any number of slots serves.

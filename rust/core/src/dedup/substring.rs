@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::anchors::Winnower;
-use super::seen::prefetch;
+use crate::prefetch::prefetch;
 use crate::text::mix;
 use crate::unique::drop_unique;
 use crate::{Error, Monitor, Result};
