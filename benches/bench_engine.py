@@ -1,8 +1,7 @@
-"""Engine: generation beside transformers and beside no cache, and the sampler beside torch.
+"""Engine: generation beside transformers and beside no cache.
 
 `transformers` is `LlamaForCausalLM.generate` with the same weights, shape and prompts; `no cache` runs the
-whole sequence for every token. Both give the same tokens as ours. `torch` sorts the logits, as samplers
-written with tensor operations do, and draws with the same random numbers.
+whole sequence for every token. Both give the same tokens as ours.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from tempa import _core
 from tempa.data.packed import Packed
 from tempa.engine import Engine, Sampling
 from tempa.model import ModelConfig, Transformer
@@ -117,38 +115,4 @@ def test_cache(benchmark, side: str) -> None:
 
     assert ours() == peer()
     benchmark.extra_info["tokens"] = NEW
-    benchmark(ours if side == "ours" else peer)
-
-
-@pytest.mark.benchmark(group="sampling with temperature 0.8, top-k 50, top-p 0.9", min_rounds=5)
-@pytest.mark.parametrize("side", ["ours", "torch"])
-@pytest.mark.parametrize("shape", ["256 x 4096", "16 x 50304", "1 x 151936"])
-def test_sampler(benchmark, shape: str, side: str) -> None:
-    rows, vocab = map(int, shape.split(" x "))
-    logits = np.random.default_rng(0).normal(0, 3, (rows, vocab)).astype(np.float32)
-    positions = np.arange(rows)
-    uniform = torch.from_numpy(
-        np.array([_core.random_uniform(5, 0x73616D706C65, i, 1)[0] for i in range(rows)])
-    )
-    settings = [
-        np.full(rows, 0.8, np.float32),
-        np.full(rows, 50, np.uint32),
-        np.full(rows, 0.9, np.float32),
-        np.full(rows, 5, np.uint64),
-    ]
-
-    def ours() -> NDArray[np.int64]:
-        return _core.sample(logits, *settings, positions)[0]
-
-    def peer() -> torch.Tensor:
-        scaled = torch.from_numpy(logits) / 0.8
-        ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
-        ordered[:, 50:] = -torch.inf
-        p = ordered.softmax(-1)
-        p[p.cumsum(-1) - p >= 0.9] = 0
-        p = torch.zeros_like(p).scatter_(1, order, p).double().cumsum(-1)
-        return torch.searchsorted(p, (uniform * p[:, -1])[:, None], right=True).squeeze(1)
-
-    np.testing.assert_array_equal(ours(), peer().numpy())
-    benchmark.extra_info["rows"] = rows
     benchmark(ours if side == "ours" else peer)

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "python" / "tempa"
 # From the lowest layer up; what shares a line may import each other.
 LAYERS = [
     {"_core"},
-    {"config", "report", "kv"},
+    {"config", "report", "kv", "sample"},
     {"tokenizer", "chat"},
     {"data"},
     {"ops"},

@@ -390,14 +390,46 @@ class KvManager:
     def bytes_per_block(self) -> float: ...
 
 # sample.rs
-def sample(
-    logits: NDArray[np.float32],
-    temperature: NDArray[np.float32],
-    top_k: NDArray[np.uint32],
-    top_p: NDArray[np.float32],
-    seeds: NDArray[np.uint64],
-    positions: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
+def check_sampling(settings: object) -> None: ...
+
+_DrawColumns: TypeAlias = tuple[
+    NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]
+]
+
+@final
+class Sampler:
+    def __new__(cls, vocab_size: int) -> Sampler: ...
+    def add(self, settings: object, seed: int, prompt: NDArray[np.int64]) -> int: ...
+    def fork(self, handle: int, seeds: NDArray[np.uint64]) -> NDArray[np.int64]: ...
+    def remove(self, handles: NDArray[np.int64]) -> None: ...
+    def append(self, handle: int, ids: NDArray[np.int64]) -> None: ...
+    def rollback(self, handle: int, num_tokens: int) -> None: ...
+    def output(self, handle: int) -> NDArray[np.int64]: ...
+    def step(
+        self,
+        handles: NDArray[np.int64],
+        logits: NDArray[np.float32] | NDArray[np.uint16],
+        rows: NDArray[np.int64] | None,
+        mask: NDArray[np.int32] | None,
+        modes: tuple[str, int, str],
+    ) -> _DrawColumns: ...
+    def verify(
+        self,
+        handles: NDArray[np.int64],
+        drafts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32] | None],
+        logits: NDArray[np.float32] | NDArray[np.uint16],
+        mask: NDArray[np.int32] | None,
+        modes: tuple[str, int, str],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], _DrawColumns]: ...
+    def distribution(
+        self,
+        handles: NDArray[np.int64],
+        logits: NDArray[np.float32] | NDArray[np.uint16],
+        mask: NDArray[np.int32] | None,
+    ) -> NDArray[np.float32]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    def __len__(self) -> int: ...
 
 # text.rs
 def normalize_text(text: str) -> str: ...

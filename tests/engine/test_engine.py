@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from tempa import _core
 from tempa.data.packed import Packed
 from tempa.engine import Completion, Engine, Sampling
 from tempa.model import ModelConfig, Transformer
@@ -276,12 +275,3 @@ def test_other_misuse_is_refused() -> None:
 def test_sampling_out_of_range_is_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sampling(**wrong)
-
-
-def test_the_sampler_checks_the_shapes_of_its_arrays() -> None:
-    logits = np.zeros((2, 5), np.float32)
-    args = [np.ones(2, np.float32), np.zeros(2, np.uint32), np.ones(2, np.float32), np.zeros(2, np.uint64)]
-    with pytest.raises(ValueError, match="2 rows of logits, but settings for"):
-        _core.sample(logits, *args, np.zeros(3, np.int64))
-    with pytest.raises(TypeError):
-        _core.sample(logits.astype(np.float64), *args, np.zeros(2, np.int64))

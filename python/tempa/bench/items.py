@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tempa import _core, ops
+from tempa import ops
 from tempa.data.packed import Packed
 from tempa.engine import Engine, Sampling
 from tempa.model import ModelConfig, Transformer
+from tempa.sample import Sampler, Settings
 from tempa.tokenizer import Tokenizer
 from tempa.train.optim import Optimizer, clip_gradients
 from tempa.train.settings import TrainConfig
@@ -106,15 +107,11 @@ def sample() -> Work:
     """Drawing tokens from rows of logits, temperature 0.8, top-k 50, top-p 0.95."""
     num_rows, vocab_size = 16, 50304
     logits = np.random.default_rng(0).standard_normal((num_rows, vocab_size), np.float32) * 3
-    arguments = (
-        np.full(num_rows, 0.8, np.float32),
-        np.full(num_rows, 50, np.uint32),
-        np.full(num_rows, 0.95, np.float32),
-        np.arange(num_rows, dtype=np.uint64),
-        np.zeros(num_rows, np.int64),
-    )
+    sampler = Sampler(vocab_size)
+    settings = Settings(temperature=0.8, top_k=50, top_p=0.95)
+    handles = np.array([sampler.add(settings, seed=i) for i in range(num_rows)])
     case = f"{num_rows} rows of {vocab_size} logits"
-    return Work(lambda: _core.sample(logits, *arguments), num_rows, "tokens", case, logits.nbytes, "copy")
+    return Work(lambda: sampler.step(handles, logits), num_rows, "tokens", case, logits.nbytes, "copy")
 
 
 def generate() -> Work:

@@ -22,6 +22,7 @@ from tempa.engine.text import StopWatch
 from tempa.kv import KvManager
 from tempa.model import KvCache, Transformer
 from tempa.ops import AttentionSpec
+from tempa.sample import Sampler
 from tempa.tokenizer import Tokenizer
 
 # Prompt tokens computed at once: enough to fill the machine, and a bound on the memory of a step.
@@ -130,13 +131,12 @@ class Run:
         counts = [sampling.n for sampling in samplings]
         first_rows = np.concatenate([[0], np.cumsum(counts)])
         num_rows = int(first_rows[-1])
-        sample_index = np.arange(num_rows) - np.repeat(first_rows[:-1], counts)
-        self._seed = np.repeat(
-            np.array([s.seed for s in samplings], np.uint64), counts
-        ) + sample_index.astype(np.uint64)
-        self._temperature = np.repeat(np.array([s.temperature for s in samplings], np.float32), counts)
-        self._top_k = np.repeat(np.array([s.top_k for s in samplings], np.uint32), counts)
-        self._top_p = np.repeat(np.array([s.top_p for s in samplings], np.float32), counts)
+        self._sampler = Sampler(model.config.vocab_size)
+        self._draws_of_row = np.zeros(num_rows, np.int64)
+        for first, (prompt, sampling) in zip(first_rows[:-1], requests, strict=True):
+            handle = self._sampler.add(sampling, prompt=prompt, seed=sampling.seed)
+            forks = self._sampler.fork(handle, [sampling.seed + i for i in range(1, sampling.n)])
+            self._draws_of_row[first : first + sampling.n] = [handle, *forks]
         longest = model.config.max_positions
         self._limit = np.repeat([min(len(p) + s.max_new_tokens, longest) for p, s in requests], counts)
         # The distinct sets of stop tokens are rows of a table, looked up for the whole batch at once.
@@ -271,15 +271,9 @@ class Run:
         self, rows: NDArray[np.int64], logits: Tensor, lengths: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Draw for the last rows of the batch, which have `lengths` tokens, and drop those that end."""
-        ids, logps = _core.sample(
-            logits.float().cpu().numpy(),
-            self._temperature[rows],
-            self._top_k[rows],
-            self._top_p[rows],
-            self._seed[rows],
-            lengths,
-        )
-        self._drawn.append((rows, ids, logps))
+        draws = self._sampler.step(self._draws_of_row[rows], logits.float().cpu())
+        ids = draws.ids
+        self._drawn.append((rows, ids, draws.logps))
         stopped = self._is_stop[self._stop_set[rows], ids]
         if self._watches:
             for i in np.flatnonzero(~stopped):

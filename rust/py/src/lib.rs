@@ -71,7 +71,7 @@ mod _core {
     #[pymodule_export]
     use rng::{random_bits, random_uniform};
     #[pymodule_export]
-    use sample::sample;
+    use sample::{Sampler, check_sampling};
     #[pymodule_export]
     use scan::{gae, reward_to_go};
     #[pymodule_export]

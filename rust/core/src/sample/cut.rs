@@ -1,106 +1,185 @@
-//! Where `top_k` and `top_p` cut a row, from a histogram over the leading bits of the logits.
+//! Which tokens of a row may be drawn.
 //!
-//! A token is ordered by its key, (logit descending, id ascending). The bins count tokens and mass, so the bin that
-//! holds the cut is known after one pass, and only its tokens are sorted.
+//! The cuts come in this order, each on what the one before left: top-n-sigma, top-k, top-p, min-p, typical-p. All but
+//! the last leave the first tokens in the order of (logit descending, id ascending), so together they are one
+//! [`Limit`]. The token at a limit is found by its count or mass: a histogram gives its bin, and only the tokens of
+//! that bin are looked at one by one.
 
-const BITS: u32 = 12;
+use super::mass::{Scale, ordered, share};
+use super::passes::{self, Histogram, Level, Limit};
+use super::select::{self, Member, key, reach};
+use super::settings::Settings;
 
-/// Bins, and the tokens of one bin; kept between rows.
-#[derive(Debug)]
-pub(super) struct Cut {
-    counts: Vec<u32>,
-    masses: Vec<f64>,
-    members: Vec<u64>,
+/// A row with what the passes need to know about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Line<'a> {
+    pub(super) level: Level,
+    pub(super) row: &'a [f32],
+    pub(super) maxima: &'a [f32],
+    pub(super) scale: Scale,
 }
 
-impl Default for Cut {
-    fn default() -> Self {
-        Self { counts: vec![0; 1 << BITS], masses: vec![0.0; 1 << BITS], members: Vec::new() }
+/// Memory that rows reuse.
+#[derive(Debug, Default)]
+pub(super) struct Cut {
+    histogram: Histogram,
+    members: Vec<Member>,
+    largest: Vec<u32>,
+    /// The most typical tokens with their masses, by id, if `typical_p` cut.
+    pub(super) typical: Vec<(usize, u64)>,
+}
+
+/// What the cuts left.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    pub(super) limit: Limit,
+    /// Whether [`Cut::typical`] holds it.
+    pub(super) is_typical: bool,
+    /// The mass before all cuts, if it came up.
+    pub(super) total: Option<u64>,
+}
+
+impl Kept {
+    pub(super) fn is_everything(self) -> bool {
+        self.limit == Limit::NONE && !self.is_typical
     }
 }
 
 impl Cut {
-    /// Sets the mass of every token that is cut to 0 and returns the mass that is left, at least one token's.
-    pub(super) fn apply(&mut self, row: &[f32], mass: &mut [f32], top_k: usize, top_p: f64) -> f64 {
-        self.counts.fill(0);
-        self.masses.fill(0.0);
-        for (&logit, &m) in row.iter().zip(&*mass) {
-            let bin = bin(logit);
-            self.counts[bin] += 1;
-            self.masses[bin] += f64::from(m);
+    /// Applies the cuts; `masses` is overwritten.
+    pub(super) fn keep(&mut self, line: Line<'_>, settings: &Settings, masses: &mut Vec<u64>) -> Kept {
+        let (scale, level) = (line.scale, line.level);
+        let mut kept = Kept { limit: Limit::NONE, is_typical: false, total: None };
+        if settings.top_n_sigma > 0.0 {
+            kept.limit = Limit::logit(passes::sigma_limit(level, line.row, scale.max, settings.top_n_sigma));
         }
-        let mut limit = 0; // the smallest key that stays
-        let mut kept: f64 = self.masses.iter().rev().sum();
-        if top_k > 0 && top_k < row.len() {
-            (limit, kept) = self.walk(row, mass, limit, |count, _| count >= top_k);
+        if settings.cuts_to(line.row.len()) {
+            kept.limit = kept.limit.tighter(self.first(line, settings.top_k as usize));
         }
-        if top_p < 1.0 {
-            let target = top_p * kept;
-            (limit, kept) = self.walk(row, mass, limit, |_, mass| mass >= target);
+        if settings.top_p < 1.0 {
+            let top_p = self.top_p(line, settings.top_p, &mut kept, masses);
+            kept.limit = kept.limit.tighter(top_p);
         }
-        let mut left = 0.0;
-        for (id, (&logit, m)) in row.iter().zip(&mut *mass).enumerate() {
-            if key(logit, id) < limit {
-                *m = 0.0;
+        if settings.min_p > 0.0 {
+            let least = settings.min_p.log2() as f32;
+            kept.limit = kept.limit.tighter(Limit::logit(scale.lowest(|x| scale.level(x) >= least)));
+        }
+        if settings.typical_p < 1.0 {
+            self.typical_p(line, settings.typical_p, kept.limit);
+            kept.is_typical = true;
+        }
+        kept
+    }
+
+    /// The limit that leaves `k` tokens, or all that are above -inf; `k` is positive.
+    pub(super) fn first(&mut self, line: Line<'_>, k: usize) -> Limit {
+        let blocks = line.maxima.len();
+        let (low, high, before) = if k <= blocks / 2 {
+            // At least k tokens reach the k-th largest of the blocks' maxima.
+            self.largest.clear();
+            self.largest.extend(line.maxima.iter().map(|&max| !ordered(max)));
+            let (_, &mut kth, _) = self.largest.select_nth_unstable(k - 1);
+            let low =
+                line.maxima.iter().copied().find(|&max| !ordered(max) == kth).unwrap_or(f32::NEG_INFINITY);
+            (low, f32::INFINITY, 0)
+        } else {
+            if passes::count_histogram(line.level, line.row, line.maxima, line.scale, &mut self.histogram)
+                <= k as u64
+            {
+                return Limit::NONE;
+            }
+            let (bin, before) = self.histogram.reach(k as u64);
+            let (low, high) = edges(line.scale, bin);
+            (low, high, before)
+        };
+        let low = if low > f32::NEG_INFINITY { low } else { f32::MIN };
+        let rest = k - before as usize;
+        self.members.clear();
+        let mut ties = 0;
+        passes::each_between(line.level, line.row, line.maxima, low, high, |x, id| {
+            // Of those at the lowest logit no more than the first can be among the k.
+            ties += usize::from(x <= low);
+            if x > low || ties <= rest {
+                self.members.push(Member { key: key(ordered(x), id), weight: 1 });
+            }
+        });
+        if self.members.len() < rest {
+            return Limit::NONE;
+        }
+        at(line.row, reach(&mut self.members, rest as u64))
+    }
+
+    /// The limit that leaves the share `p` of what `kept.limit` leaves.
+    fn top_p(&mut self, line: Line<'_>, p: f64, kept: &mut Kept, masses: &mut Vec<u64>) -> Limit {
+        let Line { level, row, maxima, scale } = line;
+        let limit = kept.limit;
+        let (low, high, target) =
+            if maxima.iter().filter(|&&max| max >= limit.logit).count() <= maxima.len() / 8 {
+                let total = passes::block_masses(level, row, maxima, scale, limit, masses);
+                (limit.logit, f32::INFINITY, share(p, total))
             } else {
-                left += f64::from(*m);
+                let all = passes::mass_histogram(level, row, maxima, scale, &mut self.histogram);
+                kept.total = Some(all);
+                let total = if limit == Limit::NONE {
+                    all
+                } else {
+                    passes::block_masses(level, row, maxima, scale, limit, masses)
+                };
+                let target = share(p, total);
+                let (bin, before) = self.histogram.reach(target);
+                let (low, high) = edges(scale, bin);
+                (low, high, target - before)
+            };
+        self.members.clear();
+        passes::each_between(level, row, maxima, low, high, |x, id| {
+            if limit.keeps(x, id) {
+                self.members.push(Member { key: key(ordered(x), id), weight: scale.mass(x) });
             }
-        }
-        debug_assert!((left - kept).abs() <= 1e-9 * kept);
-        left
+        });
+        at(row, reach(&mut self.members, target))
     }
 
-    /// Takes tokens in order until `enough(count, mass)`; returns the key of the last and the mass taken. Stops at
-    /// `limit` in any case.
-    fn walk(
-        &mut self,
-        row: &[f32],
-        mass: &[f32],
-        limit: u64,
-        enough: impl Fn(usize, f64) -> bool,
-    ) -> (u64, f64) {
-        let last_bin = (limit >> (64 - BITS)) as usize;
-        let (mut count, mut taken) = (0, 0.0);
-        for here in (last_bin..1 << BITS).rev() {
-            if self.counts[here] == 0 {
-                continue;
-            }
-            let (count_after, taken_after) = (count + self.counts[here] as usize, taken + self.masses[here]);
-            if here != last_bin && !enough(count_after, taken_after) {
-                (count, taken) = (count_after, taken_after);
-                continue;
-            }
-            self.members.clear();
-            let keys = row.iter().enumerate().filter(|(_, x)| bin(**x) == here).map(|(id, &x)| key(x, id));
-            self.members.extend(keys.filter(|&key| key >= limit));
-            self.members.sort_unstable_by(|a, b| b.cmp(a));
-            for &key in &self.members {
-                count += 1;
-                taken += f64::from(mass[id(key)]);
-                if enough(count, taken) {
-                    return (key, taken);
+    /// Fills in the tokens whose level is nearest to its mean, until they hold the share `p`; ties by id. The distance
+    /// to the mean level is that of a token's surprisal to the entropy.
+    fn typical_p(&mut self, line: Line<'_>, p: f64, limit: Limit) {
+        /// Units of a level: sums of whole numbers have no order.
+        const UNITS: f32 = 65_536.0;
+        let Line { level, row, maxima, scale } = line;
+        let (mut total, mut moment) = (0u64, 0u128);
+        self.typical.clear();
+        passes::each_between(
+            level,
+            row,
+            maxima,
+            limit.logit.max(scale.lowest_with_mass()),
+            f32::INFINITY,
+            |x, id| {
+                let mass = scale.mass(x);
+                if mass > 0 && limit.keeps(x, id) {
+                    total += mass;
+                    moment += u128::from(mass) * u128::from((-scale.level(x) * UNITS) as u32);
+                    self.typical.push((id, mass));
                 }
-            }
-            // Sums by bin and one by one may differ in the last bit: go on with the next bin.
-        }
-        (limit, taken)
+            },
+        );
+        let mean = (moment / u128::from(total.max(1))) as f32 / -UNITS;
+        let distance = |id: usize| u32::MAX - (scale.level(row[id]) - mean).abs().to_bits();
+        self.members.clear();
+        self.members
+            .extend(self.typical.iter().map(|&(id, weight)| Member { key: key(distance(id), id), weight }));
+        let last = reach(&mut self.members, share(p, total));
+        self.typical.retain(|&(id, _)| key(distance(id), id) >= last);
     }
 }
 
-/// Bits that order like the logit: negative numbers reversed below positive ones, -0 as 0.
-fn ordered(logit: f32) -> u32 {
-    let bits = (logit + 0.0).to_bits();
-    bits ^ if bits >> 31 == 1 { u32::MAX } else { 1 << 31 }
+/// The logits of a bin: from the first up to below the second.
+fn edges(scale: Scale, bin: u32) -> (f32, f32) {
+    let low = scale.lowest(|x| scale.bin(x) <= bin);
+    let high = if bin == 0 { f32::INFINITY } else { scale.lowest(|x| scale.bin(x) < bin) };
+    (low, high)
 }
 
-fn bin(logit: f32) -> usize {
-    (ordered(logit) >> (32 - BITS)) as usize
-}
-
-fn key(logit: f32, id: usize) -> u64 {
-    u64::from(ordered(logit)) << 32 | u64::from(u32::MAX - id as u32)
-}
-
-fn id(key: u64) -> usize {
-    (u32::MAX - key as u32) as usize
+fn at(row: &[f32], key: u64) -> Limit {
+    let id = select::id(key);
+    row.get(id).map_or(Limit::NONE, |&logit| Limit { logit, id })
 }
