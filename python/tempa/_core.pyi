@@ -338,6 +338,28 @@ def paged_attention(
     slopes: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...
 
+# decode.rs
+@final
+class Decoder:
+    def __new__(
+        cls, config: object, turns: NDArray[np.float32], weights: str, num_threads: int
+    ) -> Decoder: ...
+    def pack(self, tensors: dict[str, NDArray[np.float32]]) -> None: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def forward(
+        self,
+        ids: NDArray[np.int64] | None,
+        embedding: NDArray[np.float32],
+        positions: NDArray[np.float32] | None,
+        cache: NDArray[np.float32] | NDArray[np.uint16] | NDArray[np.int8],
+        tables: NDArray[np.int32],
+        lengths: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        wanted: NDArray[np.int64],
+        block_size: int,
+    ) -> NDArray[np.float32]: ...
+
 # kv.rs
 _TokenIds: TypeAlias = NDArray[np.uint32] | NDArray[np.int32] | NDArray[np.int64]
 _Admitted: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]

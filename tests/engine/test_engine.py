@@ -175,14 +175,14 @@ def test_an_interrupted_batch_leaves_the_engine_as_it_was(monkeypatch: pytest.Mo
     engine = Engine(model, block_size=4)
     expected = tokens(engine.generate(prompts_of(5, 8), Sampling(max_new_tokens=9, n=4)))
     count = itertools.count()
-    original = model.logits
+    original = _core.sample
 
-    def interrupted(hidden: torch.Tensor) -> torch.Tensor:
+    def interrupted(*arguments: object) -> object:
         if next(count) == 5:
             raise KeyboardInterrupt
-        return original(hidden)
+        return original(*arguments)
 
-    monkeypatch.setattr(model, "logits", interrupted)
+    monkeypatch.setattr(_core, "sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
         engine.generate(prompts_of(5, 8), Sampling(max_new_tokens=9, n=4))
     assert tokens(engine.generate(prompts_of(5, 8), Sampling(max_new_tokens=9, n=4))) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from tempa.data.packed import Packed
 from tempa.engine.run import Memory, Request, Run, cache_dtype, cut_jobs
 from tempa.engine.sampling import Completion, Sampling
 from tempa.engine.text import StopWatch
-from tempa.model import KvCache, Transformer
+from tempa.model import Decoder, KvCache, Transformer
 from tempa.tokenizer import Tokenizer
 
 Ids = Sequence[int] | NDArray[np.integer]
@@ -33,6 +34,8 @@ class Engine:
         block_size: Tokens per block of the cache.
         max_batch: Most samples that advance together.
         cache_bytes: Memory for keys and values; requests wait until they fit.
+        weights: How decode steps on the CPU keep matrices, as for `Decoder`. "auto" is float32, where
+            log-probabilities of samples are those of the model; without a decoder the model itself decodes.
 
     >>> from tempa.model import ModelConfig
     >>> engine = Engine(Transformer(ModelConfig(vocab_size=10, depth=1, width=8, num_heads=2)))
@@ -49,6 +52,7 @@ class Engine:
         block_size: int = 16,
         max_batch: int = 512,
         cache_bytes: int = 1 << 30,
+        weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
     ) -> None:
         for name, value in (("block_size", block_size), ("max_batch", max_batch)):
             if value < 1:
@@ -59,6 +63,10 @@ class Engine:
             )
         self.model, self.tokenizer = model, tokenizer
         self._block_size, self._max_batch, self._cache_bytes = block_size, max_batch, cache_bytes
+        self._weights = weights
+        self._decoder: Decoder | None = None
+        if weights != "auto":
+            self._decoder = Decoder(model, weights=weights)
         self._spare: Memory | None = None  # of the last run that ended
 
     def generate(
@@ -175,7 +183,21 @@ class Engine:
         memory, self._spare = self._spare, None
         if memory is None or not memory.fits(self.model, num_blocks):
             memory = Memory(self.model, num_blocks, self._block_size, self._max_batch)
-        return Run(self.model, self.tokenizer, requests, jobs, memory, self._max_batch)
+        return Run(
+            self.model, self.tokenizer, requests, jobs, memory, self._max_batch, self._current_decoder()
+        )
+
+    def _current_decoder(self) -> Decoder | None:
+        """A decoder with the weights that the model has now, if it can decode as the model would."""
+        if self._weights == "auto" and (
+            torch.is_autocast_enabled(self.model.device.type) or not Decoder.supports(self.model)
+        ):
+            return None
+        if self._decoder is None:
+            self._decoder = Decoder(self.model)
+        else:
+            self._decoder.refresh()
+        return self._decoder
 
     def _check(self, prompt: Ids, sampling: Sampling, name: str) -> NDArray[np.int64]:
         ids = self._ids(prompt, name)

@@ -20,7 +20,7 @@ from tempa import _core
 from tempa.engine.sampling import Sampling
 from tempa.engine.text import StopWatch
 from tempa.kv import KvManager
-from tempa.model import KvCache, Transformer
+from tempa.model import Decoder, KvCache, Transformer
 from tempa.ops import AttentionSpec
 from tempa.sample import Sampler
 from tempa.tokenizer import Tokenizer
@@ -113,6 +113,7 @@ class Run:
         jobs: The same requests, cut for the cache.
         memory: Blocks; this run is their only user.
         max_batch: Most rows in a step.
+        decoder: Computes the decode steps, instead of the model; it has the model's weights.
     """
 
     def __init__(
@@ -123,10 +124,11 @@ class Run:
         jobs: Sequence[Job],
         memory: Memory,
         max_batch: int,
+        decoder: Decoder | None = None,
     ) -> None:
         self.memory = memory
         memory.start_run()
-        self._model, self._max_batch = model, max_batch
+        self._model, self._max_batch, self._decoder = model, max_batch, decoder
         samplings = [sampling for _, sampling in requests]
         counts = [sampling.n for sampling in samplings]
         first_rows = np.concatenate([[0], np.cumsum(counts)])
@@ -251,6 +253,10 @@ class Run:
         lengths = memory.lengths[:num_rows].astype(np.int64)
         slots = memory.slots[:num_rows].astype(np.int64)
         tables = memory.tables[:num_rows, : -(-int(lengths.max()) // cache.block_size)].copy()
+        if self._decoder is not None:
+            logits = self._decoder(self._tokens, cache=cache, tables=tables, lengths=lengths)
+            self._tokens = self._tokens[:0]
+            return self._draw(self._rows, torch.from_numpy(logits), lengths)
         reach = torch.from_numpy(lengths).to(device)
         hidden = self._model(
             torch.from_numpy(self._tokens).to(device),

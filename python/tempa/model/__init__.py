@@ -2,10 +2,12 @@
 
 from tempa.model.cache import KvCache
 from tempa.model.config import ModelConfig
+from tempa.model.decoder import Decoder
 from tempa.model.store import load_model, load_scalar, save_model
 from tempa.model.transformer import ScalarHead, Transformer
 
 __all__ = [
+    "Decoder",
     "KvCache",
     "ModelConfig",
     "ScalarHead",

@@ -16,7 +16,8 @@ class KvCache:
         config: Shape of the model.
         num_blocks: Blocks per layer.
         block_size: Tokens per block.
-        dtype: Of the stored values.
+        dtype: Of the stored values. torch.int8 is for `Decoder` only: a scale for each token and head stands
+            in the block, behind its values.
         device: Where they are.
     """
 
@@ -29,7 +30,11 @@ class KvCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (config.depth, 2, num_blocks, block_size, config.num_kv_heads, config.head_dim)
+        shape: tuple[int, ...] = (config.depth, 2, num_blocks)
+        if dtype == torch.int8:
+            shape += (self.bytes_per_block(config, block_size, dtype) // (2 * config.depth),)
+        else:
+            shape += (block_size, config.num_kv_heads, config.head_dim)
         # Zeros, not empty: a masked place is multiplied by 0, and 0 times a stray NaN is NaN.
         self.blocks = torch.zeros(shape, dtype=dtype, device=device)
         self.block_size = block_size
@@ -38,7 +43,8 @@ class KvCache:
     @staticmethod
     def bytes_per_block(config: ModelConfig, block_size: int, dtype: torch.dtype = torch.float32) -> int:
         """Memory of one block over all layers."""
-        return 2 * config.depth * block_size * config.num_kv_heads * config.head_dim * dtype.itemsize
+        row = config.head_dim * dtype.itemsize + (4 if dtype == torch.int8 else 0)
+        return 2 * config.depth * block_size * config.num_kv_heads * row
 
     def layer(self, i: int) -> LayerCache:
         """Keys and values of layer `i`."""

@@ -32,9 +32,37 @@ pub(crate) fn tanh(x: f32) -> f32 {
     if x.is_nan() { x } else { size.copysign(x) }
 }
 
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    let e = exp(-x.abs());
+    let size = if x < 0.0 { e } else { 1.0 };
+    if x.is_nan() { x } else { size / (1.0 + e) }
+}
+
+/// The error function, absolute error below 5e-7 (Abramowitz and Stegun, 7.1.26).
+#[inline(always)]
+pub(crate) fn erf(x: f32) -> f32 {
+    let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
+    let mut p = 1.061_405_4f32;
+    for c in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
+        p = p * t + c;
+    }
+    let size = 1.0 - p * t * exp(-x * x);
+    if x.is_nan() { x } else { size.copysign(x) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The integral by Simpson's rule, from 0 to x.
+    fn exact_erf(x: f64) -> f64 {
+        let n = 2000;
+        let f = |i: usize| (-(x * i as f64 / n as f64).powi(2)).exp();
+        let inner: f64 = (1..n).map(|i| f(i) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
+        (f(0) + inner + f(n)) * x / n as f64 / 3.0 * std::f64::consts::FRAC_2_SQRT_PI
+    }
 
     #[test]
     fn functions_made_of_it_are_close_and_keep_what_is_not_a_number() {
@@ -45,9 +73,13 @@ mod tests {
                 assert!((f64::from(ours) - exact).abs() < error, "{ours} is not {exact} at {x}");
             };
             close(tanh(x), wide.tanh(), 2e-7);
+            close(sigmoid(x), 1.0 / (1.0 + (-wide).exp()), 2e-7);
+            close(erf(x), exact_erf(wide), 5e-7);
         }
-        assert!(tanh(f32::NAN).is_nan());
-        assert!((tanh(f32::INFINITY) - 1.0).abs() < 1e-6);
+        for f in [tanh, sigmoid, erf] {
+            assert!(f(f32::NAN).is_nan());
+            assert!((f(f32::INFINITY) - 1.0).abs() < 1e-6);
+        }
     }
 
     #[test]

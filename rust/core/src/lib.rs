@@ -9,6 +9,7 @@ pub mod bpe;
 pub mod chat;
 pub mod classify;
 pub mod corpus;
+pub mod decode;
 pub mod dedup;
 pub mod error;
 mod exp;

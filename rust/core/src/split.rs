@@ -22,6 +22,11 @@ impl<'a, T> Split<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), borrowed: PhantomData }
     }
 
+    /// How long the slice is.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// A part to write.
     ///
     /// # Safety
@@ -32,5 +37,15 @@ impl<'a, T> Split<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         // SAFETY: the range lies in the slice, and nobody else uses it.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+
+    /// A part to read.
+    ///
+    /// # Safety
+    /// Nothing writes to any of it while the reference lives.
+    #[inline]
+    pub(crate) unsafe fn read(&self, range: Range<usize>) -> &[T] {
+        // SAFETY: nobody writes to it.
+        unsafe { self.part(range) }
     }
 }

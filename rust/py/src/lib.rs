@@ -9,6 +9,7 @@ mod bpe_train;
 mod chat;
 mod classify;
 mod corpus;
+mod decode;
 mod decontaminate;
 mod dedup;
 mod error;
@@ -45,6 +46,8 @@ mod _core {
     use classify::{Classifier, text_features};
     #[pymodule_export]
     use corpus::{StagedDocuments, Stager, Step, Work, count_processors};
+    #[pymodule_export]
+    use decode::Decoder;
     #[pymodule_export]
     use decontaminate::EvalItems;
     #[pymodule_export]

@@ -133,20 +133,28 @@ impl Kept for i8 {
 }
 
 /// Values as whole numbers from -127 to 127, to be multiplied by the scale that is returned. What is not finite
-/// makes the scale NaN.
+/// makes the scale so.
 #[inline(always)]
-fn to_bytes(values: &[f32], bytes: &mut [i8]) -> f32 {
+pub(crate) fn to_bytes(values: &[f32], bytes: &mut [i8]) -> f32 {
+    let scale = largest_scale(values);
+    to_bytes_by(values, scale, bytes);
+    scale
+}
+
+/// What makes 127 of the largest value; NaN or infinite if one is.
+#[inline(always)]
+pub(crate) fn largest_scale(values: &[f32]) -> f32 {
+    // Without their signs, bits have the order of the values, with NaN behind infinity.
+    let largest = values.iter().fold(0, |largest, value| (value.to_bits() & 0x7FFF_FFFF).max(largest));
+    f32::from_bits(largest) / 127.0
+}
+
+/// The whole numbers nearest to `value / scale`, which are at most 127.
+#[inline(always)]
+pub(crate) fn to_bytes_by(values: &[f32], scale: f32, bytes: &mut [i8]) {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number, which the low bits then hold
-    let mut largest = 0.0f32;
-    let mut poison = 0.0;
-    for &value in values {
-        largest = if value.abs() > largest { value.abs() } else { largest };
-        poison += value * 0.0;
-    }
-    let scale = largest / 127.0 + poison;
     let inverse = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
     for (byte, &value) in bytes.iter_mut().zip(values) {
         *byte = (value * inverse + ROUND).to_bits() as i8;
     }
-    scale
 }

@@ -11,7 +11,8 @@ mod tile;
 use rayon::prelude::*;
 
 pub use kept::{Brief, Kept, Shape};
-use tile::{Attend, Scratch, Unit};
+pub(crate) use kept::{largest_scale, to_bytes, to_bytes_by};
+pub(crate) use tile::{Attend, Scratch, Unit};
 
 use crate::lanes::Level;
 use crate::split::Split;
@@ -77,19 +78,19 @@ impl<'a> Sequences<'a> {
     }
 
     /// The first and the last but one new token of sequence `i`, and the place of the first in the sequence.
-    fn new_tokens(&self, i: usize) -> (std::ops::Range<usize>, usize) {
+    pub(crate) fn new_tokens(&self, i: usize) -> (std::ops::Range<usize>, usize) {
         let range = self.starts[i] as usize..self.starts[i + 1] as usize;
         (range.clone(), self.lengths[i] as usize - range.len())
     }
 
     /// The blocks of sequence `i`.
-    fn table(&self, i: usize) -> &'a [i32] {
+    pub(crate) fn table(&self, i: usize) -> &'a [i32] {
         let width = self.tables.len() / self.count();
         &self.tables[i * width..][..width]
     }
 
     /// Checks that the batch has an order, and blocks that exist wherever a token is read or written.
-    fn check(&self, num_blocks: usize, block_size: usize, rules: Rules<'_>) -> Result<()> {
+    pub(crate) fn check(&self, num_blocks: usize, block_size: usize, rules: Rules<'_>) -> Result<()> {
         let n = self.count();
         if self.starts.len() != n + 1 || self.starts[0] != 0 || n > 0 && !self.tables.len().is_multiple_of(n)
         {
@@ -118,7 +119,7 @@ impl<'a> Sequences<'a> {
     }
 
     /// The work, cut for threads: units and their first tokens in the batch.
-    fn units(&self, num_heads: usize, group: usize) -> Vec<(Unit<'a>, usize)> {
+    pub(crate) fn units(&self, num_heads: usize, group: usize) -> Vec<(Unit<'a>, usize)> {
         let mut units = Vec::new();
         for i in 0..self.count() {
             let (tokens, place) = self.new_tokens(i);

@@ -76,13 +76,16 @@ impl<T: Kept> Work for Attend<'_, T> {
         }
         let stop = unit.position + unit.num_tokens;
         let first = rules.start(unit.position);
-        let mut token = 0;
-        while token < stop {
-            // A tile that all queries see, or the first with a token that the first query sees behind the sinks.
+        let tile_at = |token: usize| Tile::new(token, stop, unit, self.blocks, rules);
+        let mut next = Some(tile_at(0));
+        while let Some(tile) = next {
+            // The next is looked up while this one is worked on: its memory is on the way then.
+            let mut token = tile.start + TILE;
             if token >= rules.sinks && token + TILE <= first {
+                // No query sees what lies between the sinks and the first window.
                 token = first / TILE * TILE;
             }
-            let tile = Tile { start: token, end: stop.min(token + TILE), unit, blocks: self.blocks, rules };
+            next = (token < stop).then(|| tile_at(token));
             for row in (0..num_rows).step_by(ROWS) {
                 let rows = row..num_rows.min(row + ROWS);
                 let padded_rows = rows.start * padded..rows.end * padded;
@@ -98,7 +101,6 @@ impl<T: Kept> Work for Attend<'_, T> {
                     }
                 }
             }
-            token += TILE;
         }
         let mut result = vec![0.0; unit.group * dim];
         for token in 0..unit.num_tokens {
@@ -114,16 +116,52 @@ impl<T: Kept> Work for Attend<'_, T> {
     }
 }
 
-/// Some tokens of a sequence.
+/// Some tokens of a sequence, and where they are.
 struct Tile<'a, T> {
     start: usize,
     end: usize,
     unit: Unit<'a>,
     blocks: Blocks<'a, T>,
     rules: Rules<'a>,
+    /// Of each token: its first element among the keys and among the values.
+    elements: [usize; TILE],
+    key_scales: [f32; TILE],
+    value_scales: [f32; TILE],
 }
 
-impl<T: Kept> Tile<'_, T> {
+impl<'a, T: Kept> Tile<'a, T> {
+    /// The tile at `start` of a unit that ends at `stop`.
+    #[inline(always)]
+    fn new(start: usize, stop: usize, unit: Unit<'a>, blocks: Blocks<'a, T>, rules: Rules<'a>) -> Self {
+        let end = stop.min(start + TILE);
+        let (mut elements, mut key_scales, mut value_scales) = ([0; TILE], [1.0; TILE], [1.0; TILE]);
+        let (shape, len) = (blocks.shape, T::block_len(blocks.shape));
+        let seen_from = rules.start(unit.position);
+        let (mut place, mut within) = (start / shape.block_size, start % shape.block_size);
+        for token in start..end {
+            // What no query sees is not touched: it may not be there.
+            if token < rules.sinks || token >= seen_from {
+                let block = unit.table[place] as usize * len;
+                let (keys, values) = (&blocks.keys[block..][..len], &blocks.values[block..][..len]);
+                let row = within * shape.num_heads + unit.head;
+                let i = token - start;
+                elements[i] = block + row * shape.head_dim;
+                key_scales[i] = T::scale(keys, shape, row);
+                value_scales[i] = T::scale(values, shape, row);
+                let first = row * shape.head_dim;
+                for line in (first..first + shape.head_dim).step_by(64 / size_of::<T>()) {
+                    prefetch_line((&raw const keys[line]).cast());
+                    prefetch_line((&raw const values[line]).cast());
+                }
+            }
+            within += 1;
+            if within == shape.block_size {
+                (place, within) = (place + 1, 0);
+            }
+        }
+        Self { start, end, unit, blocks, rules, elements, key_scales, value_scales }
+    }
+
     /// Adds what rows from `first_row` on see in here to their sums.
     #[inline(always)]
     unsafe fn attend<L: Lanes, const R: usize>(
@@ -142,18 +180,14 @@ impl<T: Kept> Tile<'_, T> {
         if start >= end {
             return;
         }
-        let is_read = |token: usize| token < self.rules.sinks || token >= seen_from;
+        let (places, dim) = (start - self.start..end - self.start, self.blocks.shape.head_dim);
+        let is_read = |i: usize| self.start + i < self.rules.sinks || self.start + i >= seen_from;
         let mut scores = [[f32::NEG_INFINITY; TILE]; R];
-        for token in start..end {
-            if !is_read(token) {
-                continue;
-            }
-            let (block, row) = self.place(self.blocks.keys, token);
+        for i in places.clone().filter(|&i| is_read(i)) {
             // SAFETY: the caller's.
-            let dots = unsafe { dots::<T, L, R>(queries, self.elements(block, row)) };
-            let scale = T::scale(block, self.blocks.shape, row);
+            let dots = unsafe { dots::<T, L, R>(queries, &self.blocks.keys[self.elements[i]..][..dim]) };
             for (scores, dot) in scores.iter_mut().zip(dots) {
-                scores[token - self.start] = dot * scale;
+                scores[i] = dot * self.key_scales[i];
             }
         }
         let mut kept = [0.0; R];
@@ -167,7 +201,7 @@ impl<T: Kept> Tile<'_, T> {
             }
         }
         let width = sums.len() / R;
-        let (full, rest) = (self.blocks.shape.head_dim / WIDTH, self.blocks.shape.head_dim % WIDTH);
+        let (full, rest) = (dim / WIDTH, dim % WIDTH);
         for chunk in 0..full + usize::from(rest > 0) {
             let at = chunk * WIDTH;
             // SAFETY: the caller's, and the slices have a vector at each place.
@@ -176,20 +210,18 @@ impl<T: Kept> Tile<'_, T> {
                 for r in 0..R {
                     totals[r] = L::load(vector(&sums[r * width + at..]));
                 }
-                for token in start..end {
-                    if !is_read(token) {
+                for i in places.clone() {
+                    if !is_read(i) {
                         continue;
                     }
-                    let (block, row) = self.place(self.blocks.values, token);
-                    let values = self.elements(block, row);
+                    let values = &self.blocks.values[self.elements[i]..][at..dim];
                     let values = if chunk < full {
-                        T::load::<L>(vector(&values[at..]))
+                        T::load::<L>(vector(values))
                     } else {
-                        T::load::<L>(&padded(&values[at..]))
+                        T::load::<L>(&padded(values))
                     };
-                    let scale = T::scale(block, self.blocks.shape, row);
                     for r in 0..R {
-                        let weight = L::splat(scores[r][token - self.start] * scale);
+                        let weight = L::splat(scores[r][i] * self.value_scales[i]);
                         totals[r] = L::mul_add(weight, values, totals[r]);
                     }
                 }
@@ -245,23 +277,6 @@ impl<T: Kept> Tile<'_, T> {
         *largest = new;
         *total = *total * kept + lanes[0];
         kept
-    }
-
-    /// The block and the row in it that a token has.
-    #[inline(always)]
-    fn place<'b>(&self, kept: &'b [T], token: usize) -> (&'b [T], usize) {
-        let shape = self.blocks.shape;
-        let len = T::block_len(shape);
-        let block = self.unit.table[token / shape.block_size] as usize;
-        (&kept[block * len..][..len], token % shape.block_size * shape.num_heads + self.unit.head)
-    }
-
-    #[inline(always)]
-    fn elements<'b>(&self, block: &'b [T], row: usize) -> &'b [T] {
-        let dim = self.blocks.shape.head_dim;
-        let ahead = block.as_ptr().wrapping_add((row + 8 * self.blocks.shape.num_heads) * dim);
-        prefetch_line(ahead.cast());
-        &block[row * dim..][..dim]
     }
 }
 

@@ -77,6 +77,18 @@ pub(crate) trait Work {
     unsafe fn run<L: Lanes>(self) -> Self::Output;
 }
 
+/// Plain code, which the compiler makes vectors of.
+pub(crate) struct Plainly<F>(pub(crate) F);
+
+impl<F: FnOnce()> Work for Plainly<F> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        (self.0)();
+    }
+}
+
 impl Level {
     /// The levels of this processor, the best first.
     pub fn available() -> Vec<Self> {

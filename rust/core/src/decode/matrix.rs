@@ -1,0 +1,488 @@
+//! A weight matrix in the order in which a product reads it, and the product.
+//!
+//! A panel is 32 rows of the matrix, for each column one after the other, so that a product with one row of
+//! activations reads memory from end to end, and lanes are rows: nothing is added across a vector. The sum of a
+//! product has one order, whatever the number of rows: columns one by one within a segment, then segments.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::finish::Finish;
+use crate::attend::{Brief, largest_scale, to_bytes, to_bytes_by};
+use crate::lanes::{Lanes, Level, Line, Plainly, WIDTH, Work};
+use crate::pages::{Pages, prefetch_line};
+use crate::split::Split;
+
+/// Rows of a panel.
+pub(crate) const PANEL: usize = 2 * WIDTH;
+/// Columns that are summed before the sum is added to the total: a panel of float32 then fits the nearest cache, and
+/// rounding errors grow by segments.
+const SEGMENT: usize = 128;
+/// Columns of bytes that share a scale.
+pub(crate) const GROUP: usize = 64;
+/// Rows of activations that stay in the second cache while a panel is read.
+pub(crate) const ROWS_AT_ONCE: usize = 128;
+/// How far ahead memory is asked for: about what arrives while a request travels.
+const AHEAD: usize = 6 << 10;
+
+/// How weights are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// As they are.
+    Float32,
+    /// Rounded to bfloat16; activations and sums stay float32.
+    Bfloat16,
+    /// As bytes with a scale for each [`GROUP`] columns of a row; activations become bytes likewise.
+    Int8,
+}
+
+/// A matrix of weights.
+#[derive(Debug)]
+pub(crate) struct Matrix {
+    lines: Pages<Line>,
+    precision: Precision,
+    /// Of the product, panel by panel.
+    pub(crate) num_panels: usize,
+    pub(crate) num_rows: usize,
+    pub(crate) num_columns: usize,
+    /// Whether the first half of the rows are gates of the second: a panel then has 16 of either.
+    is_gated: bool,
+}
+
+impl Matrix {
+    /// An empty matrix of `num_rows` by `num_columns`.
+    pub(crate) fn new(num_rows: usize, num_columns: usize, precision: Precision, is_gated: bool) -> Self {
+        let num_panels = if is_gated { (num_rows / 2).div_ceil(WIDTH) } else { num_rows.div_ceil(PANEL) };
+        let lines = Pages::zeroed(num_panels * panel_len(num_columns, precision));
+        Self { lines, precision, num_panels, num_rows, num_columns, is_gated }
+    }
+
+    /// Asks for the memory of the first of some panels.
+    pub(crate) fn ask(&self, panels: &Range<usize>) {
+        let len = panel_len(self.num_columns, self.precision);
+        for line in self.lines[panels.start * len..panels.end * len].iter().take(AHEAD / size_of::<Line>()) {
+            prefetch_line(line.0.as_ptr());
+        }
+    }
+
+    /// Bytes that a product reads.
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
+    }
+
+    /// Takes the weights, `(num_rows, num_columns)`.
+    pub(crate) fn pack(&mut self, weights: &[f32], level: Level) {
+        let (precision, columns, rows, is_gated) =
+            (self.precision, self.num_columns, self.num_rows, self.is_gated);
+        let panel_len = panel_len(columns, precision);
+        self.lines.par_chunks_exact_mut(panel_len).enumerate().for_each(|(panel, lines)| {
+            let row = |i: usize| {
+                let row = match (is_gated, i < WIDTH) {
+                    (false, _) => panel * PANEL + i,
+                    (true, true) => panel * WIDTH + i,
+                    (true, false) => rows / 2 + panel * WIDTH + i - WIDTH,
+                };
+                let end = if is_gated && i < WIDTH { rows / 2 } else { rows };
+                if row < end { &weights[row * columns..][..columns] } else { &[][..] }
+            };
+            let sources: [&[f32]; PANEL] = std::array::from_fn(row);
+            level.run(Plainly(|| match precision {
+                Precision::Float32 => pack_floats(lines, &sources),
+                Precision::Bfloat16 => pack_briefs(lines, &sources),
+                Precision::Int8 => pack_bytes(lines, &sources),
+            }));
+        });
+    }
+}
+
+/// Lines of a panel.
+fn panel_len(num_columns: usize, precision: Precision) -> usize {
+    match precision {
+        Precision::Float32 => 2 * num_columns,
+        Precision::Bfloat16 => 2 * num_columns.div_ceil(2),
+        Precision::Int8 => GROUP_LINES * num_columns.div_ceil(GROUP),
+    }
+}
+
+/// Scales, then four columns in each two lines.
+const GROUP_LINES: usize = 1 + GROUP / 2;
+
+/// Columns that are moved at once: their rows stay in the nearest cache.
+const MOVED: usize = 64;
+
+/// The columns from `first` on of a row, at most `count`; fewer or none where the matrix ends.
+#[inline(always)]
+fn columns(source: &[f32], first: usize, count: usize) -> &[f32] {
+    let source = source.get(first..).unwrap_or(&[]);
+    &source[..source.len().min(count)]
+}
+
+#[inline(always)]
+fn pack_floats(lines: &mut [Line], sources: &[&[f32]; PANEL]) {
+    for (i, lines) in lines.chunks_mut(2 * MOVED).enumerate() {
+        let panel = bytemuck::cast_slice_mut::<_, f32>(lines).as_chunks_mut::<PANEL>().0;
+        for (row, source) in sources.iter().enumerate() {
+            for (column, &value) in panel.iter_mut().zip(columns(source, i * MOVED, MOVED)) {
+                column[row] = value;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_briefs(lines: &mut [Line], sources: &[&[f32]; PANEL]) {
+    for (i, lines) in lines.chunks_mut(MOVED).enumerate() {
+        let panel = bytemuck::cast_slice_mut::<_, u32>(lines).as_chunks_mut::<PANEL>().0;
+        for (row, source) in sources.iter().enumerate() {
+            for (pair, values) in panel.iter_mut().zip(columns(source, i * MOVED, MOVED).chunks(2)) {
+                let second = values.get(1).map_or(0, |&value| Brief::new(value).0);
+                pair[row] = (u32::from(Brief::new(values[0]).0) | u32::from(second) << 16).to_le();
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_bytes(lines: &mut [Line], sources: &[&[f32]; PANEL]) {
+    for (group, lines) in lines.chunks_exact_mut(GROUP_LINES).enumerate() {
+        let (scales, steps) = lines.split_at_mut(1);
+        let scales: &mut [u16] = bytemuck::cast_slice_mut(scales);
+        let panel = bytemuck::cast_slice_mut::<_, [u8; 4]>(steps).as_chunks_mut::<PANEL>().0;
+        for (row, source) in sources.iter().enumerate() {
+            let mut values = [0.0; GROUP];
+            let own = columns(source, group * GROUP, GROUP);
+            values[..own.len()].copy_from_slice(own);
+            let mut bytes = [0; GROUP];
+            // Rounded up, so that the largest weight stays within 127.
+            let scale = Brief::new(largest_scale(&values) * (1.0 + 1.0 / 256.0));
+            to_bytes_by(&values, scale.value(), &mut bytes);
+            scales[row] = scale.0;
+            for (four, bytes) in panel.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                four[row] = bytes.map(|byte| (byte as u8).wrapping_add(128));
+            }
+        }
+    }
+}
+
+/// Rows that a product multiplies: floats, and for weights of bytes the same as bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    floats: Vec<f32>,
+    bytes: Vec<i8>,
+    /// Of each group of bytes.
+    scales: Vec<f32>,
+    /// The sum of each group of bytes.
+    totals: Vec<i32>,
+    num_columns: usize,
+    stride: usize,
+}
+
+impl Rows {
+    /// Makes room for `num_rows` rows of `num_columns`, zero or what was there.
+    pub(crate) fn resize(&mut self, num_rows: usize, num_columns: usize, precision: Precision) {
+        if self.num_columns != num_columns {
+            // What lies between the last column and the stride is zero: nobody writes there.
+            *self = Self { num_columns, stride: num_columns.next_multiple_of(GROUP), ..Self::default() };
+        }
+        let len = num_rows * self.stride;
+        self.floats.resize(len, 0.0);
+        if precision == Precision::Int8 {
+            self.bytes.resize(len, 0);
+            self.scales.resize(len / GROUP, 0.0);
+            self.totals.resize(len / GROUP, 0);
+        }
+    }
+
+    /// For threads.
+    pub(crate) fn share(&mut self) -> SharedRows<'_> {
+        SharedRows {
+            floats: Split::new(&mut self.floats),
+            bytes: Split::new(&mut self.bytes),
+            scales: Split::new(&mut self.scales),
+            totals: Split::new(&mut self.totals),
+            num_columns: self.num_columns,
+            stride: self.stride,
+        }
+    }
+}
+
+/// [`Rows`] that threads write and read, in different stages.
+pub(crate) struct SharedRows<'a> {
+    pub(crate) floats: Split<'a, f32>,
+    bytes: Split<'a, i8>,
+    scales: Split<'a, f32>,
+    totals: Split<'a, i32>,
+    num_columns: usize,
+    pub(crate) stride: usize,
+}
+
+impl SharedRows<'_> {
+    /// A row to write.
+    ///
+    /// # Safety
+    /// No other thread uses it in this stage.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn row(&self, row: usize) -> &mut [f32] {
+        // SAFETY: the caller's.
+        unsafe { self.floats.part(row * self.stride..row * self.stride + self.num_columns) }
+    }
+
+    /// Whether the weights are bytes.
+    pub(crate) fn has_bytes(&self) -> bool {
+        self.bytes.len() > 0
+    }
+
+    /// Makes the bytes of a row, if the weights are bytes.
+    ///
+    /// # Safety
+    /// As [`SharedRows::row`].
+    #[inline(always)]
+    pub(crate) unsafe fn to_bytes(&self, row: usize) {
+        if !self.has_bytes() {
+            return;
+        }
+        let (groups, columns) = (self.stride / GROUP, row * self.stride..(row + 1) * self.stride);
+        // SAFETY: the caller's.
+        let (floats, bytes, scales, totals) = unsafe {
+            (
+                self.floats.read(columns.clone()),
+                self.bytes.part(columns),
+                self.scales.part(row * groups..(row + 1) * groups),
+                self.totals.part(row * groups..(row + 1) * groups),
+            )
+        };
+        let groups = floats.as_chunks::<GROUP>().0.iter().zip(bytes.as_chunks_mut::<GROUP>().0);
+        for ((floats, bytes), (scale, total)) in groups.zip(scales.iter_mut().zip(totals)) {
+            *scale = to_bytes(floats, bytes);
+            *total = bytes.iter().map(|&byte| i32::from(byte)).sum();
+        }
+    }
+}
+
+/// The product of some rows with some panels of a matrix.
+pub(crate) struct Product<'a> {
+    pub(crate) matrix: &'a Matrix,
+    pub(crate) panels: Range<usize>,
+    pub(crate) input: &'a SharedRows<'a>,
+    pub(crate) rows: Range<usize>,
+    /// Memory that a thread keeps between products.
+    pub(crate) totals: &'a mut Vec<[f32; PANEL]>,
+    pub(crate) finish: Finish<'a>,
+}
+
+impl Work for Product<'_> {
+    type Output = ();
+
+    /// The input's rows are not written meanwhile, and no other thread has these panels and rows.
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let matrix = self.matrix;
+        let (columns, panel_len) = (matrix.num_columns, panel_len(matrix.num_columns, matrix.precision));
+        let end = matrix.lines[..self.panels.end * panel_len].as_ptr_range().end;
+        for panel in self.panels {
+            let lines = &matrix.lines[panel * panel_len..][..panel_len];
+            self.totals.clear();
+            self.totals.resize(self.rows.len(), [0.0; PANEL]);
+            for first in (0..columns).step_by(SEGMENT) {
+                let segment = first..columns.min(first + SEGMENT);
+                let mut row = 0;
+                while row < self.rows.len() {
+                    let from = self.rows.start + row;
+                    // SAFETY: the caller's.
+                    row += unsafe {
+                        let totals = &mut self.totals[row..];
+                        match totals.len() {
+                            8.. if L::ROWS >= 8 => segment_of::<L, 8>(
+                                matrix.precision,
+                                (lines, end),
+                                &segment,
+                                self.input,
+                                from,
+                                totals,
+                            ),
+                            4.. if L::ROWS >= 4 => segment_of::<L, 4>(
+                                matrix.precision,
+                                (lines, end),
+                                &segment,
+                                self.input,
+                                from,
+                                totals,
+                            ),
+                            2.. => segment_of::<L, 2>(
+                                matrix.precision,
+                                (lines, end),
+                                &segment,
+                                self.input,
+                                from,
+                                totals,
+                            ),
+                            _ => segment_of::<L, 1>(
+                                matrix.precision,
+                                (lines, end),
+                                &segment,
+                                self.input,
+                                from,
+                                totals,
+                            ),
+                        }
+                    };
+                }
+            }
+            for (row, totals) in self.rows.clone().zip(self.totals.iter_mut()) {
+                // SAFETY: the caller's.
+                unsafe { self.finish.run(matrix, panel, row, totals) };
+            }
+        }
+    }
+}
+
+/// Adds the products of `B` rows with a segment of a panel to their totals, and gives `B`.
+#[inline(always)]
+unsafe fn segment_of<L: Lanes, const B: usize>(
+    precision: Precision,
+    (panel, end): (&[Line], *const Line),
+    columns: &Range<usize>,
+    input: &SharedRows<'_>,
+    row: usize,
+    totals: &mut [[f32; PANEL]],
+) -> usize {
+    let start = |b: usize| (row + b) * input.stride + columns.start;
+    // SAFETY: the caller's: nothing writes to the rows in this stage, and the processor has the instructions.
+    unsafe {
+        let mut sums = [[L::splat(0.0); 2]; B];
+        match precision {
+            Precision::Float32 => {
+                let lines = &panel[2 * columns.start..2 * columns.end];
+                let rows: [&[f32]; B] =
+                    std::array::from_fn(|b| input.floats.read(start(b)..start(b) + columns.len()));
+                floats::<L, B>(lines, end, rows, &mut sums);
+            }
+            Precision::Bfloat16 => {
+                // A stride is even, so an odd last column has a zero beside it.
+                let len = columns.len().next_multiple_of(2);
+                let lines = &panel[columns.start..columns.start + len];
+                let rows: [&[f32]; B] = std::array::from_fn(|b| input.floats.read(start(b)..start(b) + len));
+                briefs::<L, B>(lines, end, rows, &mut sums);
+            }
+            Precision::Int8 => {
+                let groups = columns.start / GROUP..columns.end.div_ceil(GROUP);
+                let lines = &panel[GROUP_LINES * groups.start..GROUP_LINES * groups.end];
+                let first = |b: usize| start(b) / GROUP;
+                let rows: [ByteRow<'_>; B] = std::array::from_fn(|b| ByteRow {
+                    bytes: input.bytes.read(start(b)..start(b) + groups.len() * GROUP),
+                    scales: input.scales.read(first(b)..first(b) + groups.len()),
+                    totals: input.totals.read(first(b)..first(b) + groups.len()),
+                });
+                bytes::<L, B>(lines, end, rows, &mut sums);
+            }
+        }
+        for b in 0..B {
+            let halves = totals[b].as_chunks_mut::<WIDTH>().0;
+            for t in 0..2 {
+                let total = L::add(L::load(&halves[t]), sums[b][t]);
+                L::store(&mut halves[t], total);
+            }
+        }
+    }
+    B
+}
+
+#[inline(always)]
+unsafe fn floats<L: Lanes, const B: usize>(
+    lines: &[Line],
+    end: *const Line,
+    rows: [&[f32]; B],
+    sums: &mut [[L::Floats; 2]; B],
+) {
+    for (column, pair) in lines.as_chunks::<2>().0.iter().enumerate() {
+        ask_ahead(pair, end);
+        // SAFETY: the caller's, and each row has a value for each two lines.
+        unsafe {
+            let weights = [L::load(bytemuck::cast_ref(&pair[0])), L::load(bytemuck::cast_ref(&pair[1]))];
+            for b in 0..B {
+                let x = L::splat(*rows[b].get_unchecked(column));
+                sums[b][0] = L::mul_add(weights[0], x, sums[b][0]);
+                sums[b][1] = L::mul_add(weights[1], x, sums[b][1]);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn briefs<L: Lanes, const B: usize>(
+    lines: &[Line],
+    end: *const Line,
+    rows: [&[f32]; B],
+    sums: &mut [[L::Floats; 2]; B],
+) {
+    for (i, pair) in lines.as_chunks::<2>().0.iter().enumerate() {
+        ask_ahead(pair, end);
+        // SAFETY: the caller's, and each row has two values for each two lines.
+        unsafe {
+            let weights = [L::load_pairs(&pair[0]), L::load_pairs(&pair[1])];
+            for b in 0..B {
+                let first = L::splat(*rows[b].get_unchecked(2 * i));
+                let second = L::splat(*rows[b].get_unchecked(2 * i + 1));
+                for t in 0..2 {
+                    sums[b][t] = L::mul_add(weights[t][0], first, sums[b][t]);
+                    sums[b][t] = L::mul_add(weights[t][1], second, sums[b][t]);
+                }
+            }
+        }
+    }
+}
+
+/// A row of activations as bytes.
+#[derive(Clone, Copy)]
+struct ByteRow<'a> {
+    bytes: &'a [i8],
+    scales: &'a [f32],
+    totals: &'a [i32],
+}
+
+#[inline(always)]
+unsafe fn bytes<L: Lanes, const B: usize>(
+    lines: &[Line],
+    end: *const Line,
+    rows: [ByteRow<'_>; B],
+    sums: &mut [[L::Floats; 2]; B],
+) {
+    for (group, lines) in lines.as_chunks::<GROUP_LINES>().0.iter().enumerate() {
+        let scales: &[u16; PANEL] = bytemuck::cast_ref(&lines[0]);
+        let scales = scales.as_chunks::<WIDTH>().0;
+        // SAFETY: the caller's, and each row has a group for each group of lines.
+        unsafe {
+            let mut dots = [[L::dot_start(0); 2]; B];
+            for b in 0..B {
+                dots[b] = [L::dot_start(*rows[b].totals.get_unchecked(group)); 2];
+            }
+            for (step, pair) in lines[1..].as_chunks::<2>().0.iter().enumerate() {
+                ask_ahead(pair, end);
+                for b in 0..B {
+                    let four = rows[b].bytes.as_chunks::<4>().0.get_unchecked(group * GROUP / 4 + step);
+                    dots[b][0] = L::dot(dots[b][0], &pair[0], *four);
+                    dots[b][1] = L::dot(dots[b][1], &pair[1], *four);
+                }
+            }
+            let scales = [L::load_brief(&scales[0]), L::load_brief(&scales[1])];
+            for b in 0..B {
+                let own = L::splat(*rows[b].scales.get_unchecked(group));
+                for t in 0..2 {
+                    let dots = L::to_floats(dots[b][t]);
+                    sums[b][t] = L::mul_add(dots, L::mul(scales[t], own), sums[b][t]);
+                }
+            }
+        }
+    }
+}
+
+/// Asks for memory that is read soon, before `end`: what lies behind is another thread's.
+#[inline(always)]
+fn ask_ahead(pair: &[Line; 2], end: *const Line) {
+    let ahead = pair.as_ptr().wrapping_byte_add(AHEAD);
+    if ahead < end {
+        prefetch_line(ahead.cast());
+        prefetch_line(ahead.wrapping_add(1).cast());
+    }
+}
