@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench wheel gpu-test
+.PHONY: help demo test soak lint bench wheel gpu-test
 .NOTPARALLEL:
 
 # The interpreter that makes the environment; words passed on to the demo, to pytest and to the benches.
@@ -25,6 +25,9 @@ demo: $(READY)  ## the whole story: raw text to five models and a report, 6 to 7
 test: lint  ## lint, then the Rust and the Python tests
 	cargo test --locked --quiet
 	python -m pytest $(ARGS)
+
+soak: $(READY)  ## ten million random operations on the KV manager, minutes
+	cargo test --locked --release --package tempa-core --lib kv::tests::soak -- --ignored
 
 lint: $(READY)  ## formatting, clippy, ruff, strict types, stubs against the built module
 	cargo fmt --all --check

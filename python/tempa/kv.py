@@ -1,16 +1,16 @@
-"""Bookkeeping of a paged key-value cache for any engine: who has which block, and which prefixes are there already.
+"""Bookkeeping of a paged key-value cache for any engine: who has which block, which prefixes are there.
 
-No tensor is touched and torch is not imported. Prefixes are found by their tokens, never by a hash alone. A block
-can be hit from the moment its tokens are final: those of a step count as final at the next step of the sequence,
-at `commit`, `preempt` or `free`, so launch the work of a step before any of these, and take rejected drafts
-back before them. Run the copies that a call returns before the next call's.
+No tensor is touched and torch is not imported. Prefixes are found by their tokens, never by a hash alone. A
+block can be hit from the moment its tokens are final: those of a step count as final at the next step of the
+sequence, at `commit`, `preempt` or `free`, so launch the work of a step before any of these, and take
+rejected drafts back before them. Run the copies that a call returns before the next call's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ from tempa import _core
 ALWAYS = 2**32 - 1
 STORED, REMOVED, CLEARED = range(3)
 
+_Integer = TypeVar("_Integer", bound=np.integer)
 _TokenIds = NDArray[np.uint32] | NDArray[np.int32] | NDArray[np.int64]
 
 
@@ -126,7 +127,7 @@ class KvManager:
         Args:
             prompts: Token ids, at least one each.
             namespaces: One for each prompt, b"" if there are none. Only equal ones share blocks: put there
-                everything besides the tokens that keys depend on, such as the adapter, a tenant's salt, an image.
+                all that keys depend on besides the tokens, such as the adapter, a tenant's salt, an image.
             priorities: 0 to 31 for each; what a request leaves behind stays longer than that of lower ones.
             until: Until when, in the unit of `expire`.
             reserves: Tokens beyond the prompt to set blocks aside for.
@@ -179,14 +180,15 @@ class KvManager:
     ) -> NDArray[np.int32]:
         """Make room for the next tokens of a batch: the one call of an engine step.
 
-        Only entries that are new are written to `tables` if the same array is given as in the last step, so nobody
-        else may write to it meanwhile. Rows hold any block where the window has passed and behind the last block.
+        Only entries that are new are written to `tables` if the same array is given as in the last step, so
+        nobody else may write to it meanwhile. Rows hold any block where the window has passed and behind the
+        last block.
 
         Args:
             handles: Sequence i of the step is row i of the tables.
             counts: How many tokens of each; one each when None.
-            tokens: The ids beyond the prompts, sequence by sequence; exactly as many as are missing. When None,
-                what is written beyond the prompt is unknown and is never a prefix of others.
+            tokens: The ids beyond the prompts, sequence by sequence; exactly as many as are missing. When
+                None, what is written beyond the prompt is unknown and is never a prefix of others.
             tables: (rows, blocks), or (groups, rows, blocks): the blocks of each sequence.
             slots: (groups * n,), where n is at least the new tokens: `block * block_size + offset` of each.
             lengths: (rows,): tokens of each sequence, the new ones included.
@@ -196,7 +198,8 @@ class KvManager:
 
         Raises:
             KeyError: If a handle is unknown.
-            ValueError: If a handle comes twice, the arrays do not fit, or there are too few blocks.
+            ValueError: If a handle comes twice, the arrays do not fit, or there are too few blocks: preempt
+                or free some, and step again.
         """
         return self._core.step(handles, counts, tokens, tables, slots, lengths)
 
@@ -228,12 +231,12 @@ class KvManager:
     def reset(self, epoch: int) -> bool:
         """Forget all prefixes if `epoch` is another one than at the last call, as after a change of weights.
 
-        Live sequences go on with what they have, of which nothing is a prefix of others. The first epoch is 0.
+        Live sequences go on, but nothing of them is a prefix of others. The first epoch is 0.
         """
         return self._core.reset(epoch)
 
     def expire(self, now: int) -> None:
-        """Say what time it is: priorities that count until then count no longer. Time is any growing number."""
+        """Say what time it is, as any growing number: priorities that count until then count no longer."""
         self._core.expire(now)
 
     def fits(self, num_tokens: int) -> bool:
@@ -245,7 +248,7 @@ class KvManager:
         return Events(*self._core.events())
 
     def stats(self) -> dict[str, int]:
-        """Counts since the beginning: tokens queried and hit, blocks evicted, merged and copied, preemptions."""
+        """Counts since the beginning: tokens queried and hit, blocks evicted, merged, copied, preemptions."""
         return self._core.stats()
 
     def check(self) -> None:
@@ -267,12 +270,12 @@ class KvManager:
         return self._core.num_cached()
 
 
-def _checked(values: ArrayLike, dtype: type[np.integer]) -> NDArray[np.integer]:
+def _checked(values: ArrayLike, dtype: type[_Integer]) -> NDArray[_Integer]:
     """Whole numbers in the range of `dtype`, as such."""
     array = np.asarray(values)
     if not array.size:
         return np.zeros(0, dtype)
     limits = np.iinfo(dtype)
     if array.dtype.kind not in "iu" or array.min() < limits.min or array.max() > limits.max:
-        raise ValueError(f"expected whole numbers from {limits.min} to {limits.max}, got {values}")
+        raise ValueError(f"expected whole numbers from {limits.min} to {limits.max}, got {array}")
     return array.astype(dtype)

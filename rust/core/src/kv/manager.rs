@@ -166,7 +166,7 @@ impl KvManager {
         if n > 1 << 20 {
             return Err(Error::value(format!("{n} forks at once: expected at most 2^20")));
         }
-        self.sequences.get_mut(at).is_tail_private = false;
+        self.sequences.get_mut(at).room = 0;
         let handles: Vec<i64> = (0..n).map(|_| self.fork_one(at)).collect();
         Ok(handles)
     }
@@ -244,7 +244,7 @@ impl KvManager {
             }
             let end = sequence.len.div_ceil(size);
             release_from(&mut self.store, sequence, end);
-            sequence.is_tail_private = false;
+            sequence.room = 0;
             promise(&mut self.promised, sequence, &self.store);
         }
         Ok(())
@@ -321,7 +321,7 @@ impl KvManager {
         release_from(&mut self.store, sequence, 0);
         self.store.trie.enter(sequence.root);
         self.store.trie.leave(std::mem::replace(&mut sequence.tip, sequence.root));
-        (sequence.len, sequence.num_stored, sequence.is_tail_private) = (0, 0, false);
+        (sequence.len, sequence.num_stored, sequence.room) = (0, 0, 0);
         for (share, promised) in sequence.shares.iter_mut().zip(&mut self.promised) {
             *promised -= share.promised;
             *share = Share::default();
@@ -337,7 +337,7 @@ impl KvManager {
         self.epoch = epoch;
         for sequence in self.sequences.iter_mut() {
             (sequence.tip, sequence.num_stored) = (sequence.root, 0);
-            (sequence.is_stale, sequence.is_tail_private) = (true, false);
+            (sequence.is_stale, sequence.room) = (true, 0);
         }
         self.store.trie.clear(self.sequences.iter().flat_map(|sequence| [sequence.tip, sequence.root]));
         self.store.pools.iter_mut().for_each(Pool::clear);

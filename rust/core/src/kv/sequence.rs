@@ -41,8 +41,10 @@ pub(super) struct Sequence {
     pub(super) shares: Vec<Share>,
     /// Computed before a reset, so of no use to others.
     pub(super) is_stale: bool,
-    /// Nobody else has the last block, and it is not stored.
-    pub(super) is_tail_private: bool,
+    /// Tokens that fit the last block and need nothing else: nobody else has it, and nothing is to be stored or dropped.
+    pub(super) room: usize,
+    /// Where the next of them goes, if there is one group.
+    pub(super) next_slot: i32,
     /// The row that it was written to last, and how many of its places are right there.
     pub(super) row: u32,
     pub(super) num_published: usize,
@@ -97,7 +99,7 @@ impl Sequences {
         sequence.shares.clear();
         sequence.shares.resize(num_groups, Share::default());
         (sequence.len, sequence.target, sequence.num_stored, sequence.num_published) = (0, 0, 0, 0);
-        (sequence.is_stale, sequence.is_tail_private) = (false, false);
+        (sequence.is_stale, sequence.room) = (false, 0);
         (sequence.state, sequence.row) = (State::Running, NONE);
         at
     }

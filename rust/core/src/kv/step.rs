@@ -37,7 +37,8 @@ impl KvManager {
     ///
     /// # Errors
     /// [`Error::Key`] for an unknown handle; [`Error::Value`] for one that comes twice or is preempted, for a count or
-    /// a number of tokens that does not fit, for arrays that are too small, or too few blocks. Nothing changes then.
+    /// a number of tokens that does not fit, for arrays that are too small, or too few blocks. Nothing changes then,
+    /// but with too few blocks, what earlier steps wrote is stored all the same.
     pub fn step(
         &mut self,
         handles: &[i64],
@@ -57,9 +58,7 @@ impl KvManager {
 
         let Self { store, sequences, promised, rows, busy, .. } = self;
         for &(at, _) in &*busy {
-            let sequence = sequences.get_mut(at as usize);
-            store.commit(sequence);
-            store.drop_unseen(sequence);
+            store.drop_unseen(sequences.get_mut(at as usize));
         }
         let (mut copies, mut read) = (Vec::new(), Vec::new());
         for &(at, count) in &*busy {
@@ -71,8 +70,7 @@ impl KvManager {
         }
 
         let num_groups = store.groups.len();
-        let (num_slots, num_cells) = (arrays.slots.len() / num_groups, arrays.num_rows * arrays.width);
-        let size = store.block_size;
+        let num_cells = arrays.num_rows * arrays.width;
         let (mut next_token, mut next_slot) = (0, 0);
         for (i, &handle) in handles.iter().enumerate() {
             let sequence = sequences.get_mut((handle & i64::from(u32::MAX)) as usize);
@@ -84,21 +82,17 @@ impl KvManager {
                 next_token += missing;
             }
             arrays.lengths[i] = sequence.len as i32;
-            // Block by block: a prompt has thousands of tokens.
-            let mut position = start;
-            while position < sequence.len {
-                let (place, offset) = (position / size, position % size);
-                let count = (size - offset).min(sequence.len - position);
-                for group in 0..num_groups {
-                    let first = sequence.blocks[place * num_groups + group] as usize * size + offset;
-                    let slots = &mut arrays.slots[group * num_slots + next_slot..][..count];
-                    for (slot, value) in slots.iter_mut().zip(first as i32..) {
-                        *slot = value;
-                    }
+            let count = sequence.len - start;
+            if num_groups == 1 && count <= sequence.room {
+                for slot in &mut arrays.slots[next_slot..next_slot + count] {
+                    *slot = sequence.next_slot;
+                    sequence.next_slot += 1;
                 }
-                next_slot += count;
-                position += count;
+                sequence.room -= count;
+            } else {
+                store.write_slots(sequence, start, arrays.slots, next_slot);
             }
+            next_slot += count;
             if sequence.row != i as u32 || rows[i] != handle {
                 (sequence.row, sequence.num_published, rows[i]) = (i as u32, 0, handle);
             }
@@ -129,7 +123,6 @@ impl KvManager {
     ) -> Result<()> {
         let Self { store, sequences, busy, .. } = self;
         let (size, num_groups) = (store.block_size, store.groups.len());
-        let is_windowed = store.groups.iter().any(|group| group.window.is_some());
         busy.clear();
         sequences.start_call();
         let (mut num_new, mut num_missing) = (0, 0);
@@ -152,13 +145,7 @@ impl KvManager {
             }
             num_new += len - sequence.len;
             num_missing += len.saturating_sub(sequence.tokens.len().max(sequence.len));
-            let offset = sequence.len % size;
-            let is_easy = offset != 0
-                && offset + (len - sequence.len) <= size
-                && sequence.is_tail_private
-                && sequence.len - sequence.num_stored * size < size
-                && !is_windowed;
-            if !is_easy {
+            if sequence.room == 0 || len - sequence.len > sequence.room {
                 busy.push((at as u32, (len - sequence.len) as u32));
             }
         }
@@ -184,6 +171,10 @@ impl KvManager {
                 shape.1,
                 shape.2
             )));
+        }
+        // First of all: a block that is stored is no longer written in place.
+        for &(at, _) in &*busy {
+            store.commit(sequences.get_mut(at as usize));
         }
         let busy = busy.iter().map(|&(at, count)| (sequences.get(at as usize), count as usize));
         store.check_room(busy)
@@ -225,6 +216,35 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Writes where the tokens from `start` on go, from `at` on in each group's part of `slots`.
+    fn write_slots(&self, sequence: &mut Sequence, start: usize, slots: &mut [i32], at: usize) {
+        let (size, num_groups) = (self.block_size, self.groups.len());
+        let num_slots = slots.len() / num_groups;
+        let mut position = start;
+        // Block by block: a prompt has thousands of tokens.
+        while position < sequence.len {
+            let (place, offset) = (position / size, position % size);
+            let count = (size - offset).min(sequence.len - position);
+            for group in 0..num_groups {
+                let first = sequence.blocks[place * num_groups + group] as usize * size + offset;
+                let slots = &mut slots[group * num_slots + at + position - start..][..count];
+                for (slot, value) in slots.iter_mut().zip(first as i32..) {
+                    *slot = value;
+                }
+                sequence.next_slot = (first + count) as i32;
+            }
+            position += count;
+        }
+        let is_complete =
+            sequence.is_stale || sequence.len.min(sequence.tokens.len()) / size == sequence.num_stored;
+        let is_windowed = self.groups.iter().any(|group| group.window.is_some());
+        if position > start {
+            // The end of the last block is where everything else happens.
+            let room = position.next_multiple_of(size) - position;
+            sequence.room = if is_complete && !is_windowed { room } else { 0 };
+        }
     }
 
     /// Places of a sequence that its window passes before the next token.
@@ -288,6 +308,5 @@ impl Store {
             let block = self.take(sequence.blocks.len() % num_groups);
             sequence.blocks.push(block);
         }
-        sequence.is_tail_private = true;
     }
 }

@@ -14,7 +14,9 @@ fn manager(num_blocks: usize, block_size: usize) -> KvManager {
 fn admit(kv: &mut KvManager, prompts: &[&[u32]]) -> Admission {
     let tokens = prompts.concat();
     let mut offsets = vec![0];
-    prompts.iter().for_each(|prompt| offsets.push(offsets.last().unwrap() + prompt.len() as i64));
+    for prompt in prompts {
+        offsets.push(offsets.last().unwrap() + prompt.len() as i64);
+    }
     kv.admit(Requests { tokens: &tokens, offsets: &offsets, ..Requests::default() }).unwrap()
 }
 

@@ -50,7 +50,7 @@ pub(super) struct Trie {
     /// Nodes from here on were never used.
     num_touched: u32,
     len: usize,
-    /// Open addressing, at most two thirds full.
+    /// Open addressing, at most half full.
     table: Vec<u32>,
     roots: Vec<Root>,
     spare_roots: Vec<u32>,
@@ -71,7 +71,7 @@ impl Trie {
             spare: NONE,
             num_touched: 0,
             len: 0,
-            table: vec![NONE; capacity + capacity / 2 + 1],
+            table: vec![NONE; 2 * capacity + 1],
             roots: Vec::new(),
             spare_roots: Vec::new(),
             names: HashMap::new(),

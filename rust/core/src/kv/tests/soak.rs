@@ -99,7 +99,9 @@ impl World {
         }
         let tokens: Vec<u32> = prompts.iter().flat_map(|(_, tokens)| tokens.iter().copied()).collect();
         let mut offsets = vec![0];
-        prompts.iter().for_each(|(_, prompt)| offsets.push(offsets.last().unwrap() + prompt.len() as i64));
+        for (_, prompt) in &prompts {
+            offsets.push(offsets.last().unwrap() + prompt.len() as i64);
+        }
         let names: Vec<&[u8]> = prompts.iter().map(|&(name, _)| [&b""[..], b"b"][name as usize]).collect();
         let priorities: Vec<u8> = prompts.iter().map(|_| [0, 0, 3, 31][self.below(4)]).collect();
         let until: Vec<u32> = prompts.iter().map(|_| self.now + self.below(4) as u32).collect();
