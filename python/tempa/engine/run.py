@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tempa import _core
 from tempa.engine.sampling import Sampling
 from tempa.engine.text import StopWatch
 from tempa.kv import KvManager

@@ -230,12 +230,18 @@ fn largest(block: &[f32; BLOCK], wrong: &mut [u32; LANES]) -> f32 {
             best[i] = if lanes[i] > best[i] { lanes[i] } else { best[i] };
         }
     }
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            best[i] = if best[i + half] > best[i] { best[i + half] } else { best[i] };
-        }
+    // Halves of fixed size: compilers keep them in registers.
+    larger::<1>(&larger::<2>(&larger::<4>(&larger::<8>(&best))))[0]
+}
+
+/// The larger ones of two halves of `2 * N` values.
+#[inline(always)]
+fn larger<const N: usize>(values: &[f32]) -> [f32; N] {
+    let mut out = [f32::NEG_INFINITY; N];
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = if values[i + N] > values[i] { values[i + N] } else { values[i] };
     }
-    best[0]
+    out
 }
 
 /// The tokens of the last block, if it is not whole.
