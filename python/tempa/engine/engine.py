@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tempa.data.packed import Packed
-from tempa.engine.run import Memory, Request, Run, cache_dtype, cut_jobs
+from tempa.engine.request import Event, Ids, Request
 from tempa.engine.sampling import Completion, Sampling
-from tempa.engine.text import StopWatch
+from tempa.engine.scheduler import Sample, Scheduler
+from tempa.engine.sequences import Sequences
 from tempa.model import Decoder, KvCache, Transformer
 from tempa.tokenizer import Tokenizer
-
-Ids = Sequence[int] | NDArray[np.integer]
 
 # Tokens scored in one forward.
 SCORE_TOKENS = 16384
@@ -26,7 +26,11 @@ SCORE_TOKENS = 16384
 class Engine:
     """Completes and scores token sequences, many at a time.
 
-    The model is read, not copied: an engine over a model in training always has its current weights.
+    The model is read, not copied: an engine over a model in training always has its current weights. Prompts
+    that begin alike are computed once, also across calls, as long as the weights are the same.
+
+    Either call `generate` and `stream`, or serve: `submit` requests and call `step` until `is_idle`. One
+    thread at a time may use an engine.
 
     Args:
         model: What to sample from.
@@ -34,8 +38,11 @@ class Engine:
         block_size: Tokens per block of the cache.
         max_batch: Most samples that advance together.
         cache_bytes: Memory for keys and values; requests wait until they fit.
-        weights: How decode steps on the CPU keep matrices, as for `Decoder`. "auto" is float32, where
-            log-probabilities of samples are those of the model; without a decoder the model itself decodes.
+        step_tokens: Most tokens of prompts in a step, so that long prompts do not hold up the others.
+        weights: How steps on the CPU keep matrices, as for `Decoder`. "auto" is float32, where
+            log-probabilities of samples are those of the model, and lets the model compute where `Decoder`
+            cannot.
+        reuses_prefixes: Whether prompts begin with what earlier ones have computed. It changes no token.
 
     >>> from tempa.model import ModelConfig
     >>> engine = Engine(Transformer(ModelConfig(vocab_size=10, depth=1, width=8, num_heads=2)))
@@ -52,9 +59,12 @@ class Engine:
         block_size: int = 16,
         max_batch: int = 512,
         cache_bytes: int = 1 << 30,
+        step_tokens: int = 2048,
         weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+        reuses_prefixes: bool = True,
     ) -> None:
-        for name, value in (("block_size", block_size), ("max_batch", max_batch)):
+        sizes = {"block_size": block_size, "max_batch": max_batch, "step_tokens": step_tokens}
+        for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
@@ -63,84 +73,138 @@ class Engine:
             )
         self.model, self.tokenizer = model, tokenizer
         self._block_size, self._max_batch, self._cache_bytes = block_size, max_batch, cache_bytes
-        self._weights = weights
-        self._decoder: Decoder | None = None
-        if weights != "auto":
-            self._decoder = Decoder(model, weights=weights)
-        self._spare: Memory | None = None  # of the last run that ended
+        self._step_tokens, self._weights, self._reuses_prefixes = step_tokens, weights, reuses_prefixes
+        self._decoder = Decoder(model, weights=weights) if weights != "auto" else None
+        self._scheduler: Scheduler | None = None
+        self._state: object = None  # of the weights, when prefixes were computed
+        self._num_tickets = 0
+        self._samples: dict[int, list[Sample]] = {}
+        self._told: dict[int, list[int]] = {}  # tokens told of each sample of what was submitted
 
     def generate(
-        self, prompts: Sequence[Ids], sampling: Sampling | Sequence[Sampling]
+        self, prompts: Sequence[Ids | Request], sampling: Sampling | Sequence[Sampling] | None = None
     ) -> list[list[Completion]]:
         """Complete prompts.
 
-        The tokens of a sample depend on its prompt and its sampling only, not on what else is in the batch.
+        The tokens of a sample depend on its request only, not on what else is in the batch.
 
         Args:
-            prompts: Token ids, at least one each.
-            sampling: One for all prompts, or one for each.
+            prompts: Token ids, at least one each, or whole requests.
+            sampling: One for all prompts, or one for each; requests have their own.
 
         Returns:
             For each prompt, its `n` completions.
 
         Raises:
             ValueError: If a prompt is empty, has an id outside the vocabulary, leaves no room for a new
-                token, or can never fit the cache; the message names it and the remedy.
+                token, or can never fit the cache; the message names it and the remedy. If the model gives
+                logits that are not finite.
         """
-        samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
-        if len(samplings) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts but {len(samplings)} samplings")
-        if not prompts:
-            return []
-        requests = [
-            (self._check(prompt, one, f"prompt {i}"), one)
-            for i, (prompt, one) in enumerate(zip(prompts, samplings, strict=True))
-        ]
-        run = self._start(requests)
+        requests = _requests(prompts, sampling)
+        checked = [self._check(request, f"prompt {i}") for i, request in enumerate(requests)]
+        tickets: list[int] = []
         try:
-            while run.step():
-                pass
+            for i, (request, courses) in enumerate(zip(requests, checked, strict=True)):
+                tickets.append(self._add(request, courses, f"prompt {i}", needs_text=False))
+            while not all(self._is_over(ticket) for ticket in tickets):
+                self._advance()
+            return [
+                [self._completion(sample, f"prompt {i}") for sample in self._samples[ticket]]
+                for i, ticket in enumerate(tickets)
+            ]
         finally:
-            run.close()
-        # Kept only after a run that ended well: one that met NaN leaves NaN in the blocks.
-        self._spare = run.memory
-        results = iter(zip(run.results(), run.stopped.tolist(), strict=True))
-        return [
-            [self._completion(*drawn, stopped, s) for drawn, stopped in itertools.islice(results, s.n)]
-            for s in samplings
-        ]
+            for ticket in tickets:
+                self.cancel(ticket)
 
-    def stream(self, prompt: Ids, sampling: Sampling) -> Iterator[str]:
+    def stream(self, prompt: Ids | Request, sampling: Sampling | None = None) -> Iterator[str]:
         """Complete one prompt and hand out its text as it comes; stopping early costs nothing.
 
         Args:
-            prompt: Token ids, at least one.
-            sampling: With `n` 1.
+            prompt: Token ids, at least one, or a whole request.
+            sampling: With `n` 1; a request has its own.
 
         Raises:
             ValueError: As `generate`, and without a tokenizer. The checks are made at the call.
         """
+        [request] = _requests([prompt], sampling)
         if self.tokenizer is None:
             raise ValueError("streaming text needs a tokenizer; give one to the engine")
-        if sampling.n != 1:
-            raise ValueError(f"a stream is one sample, got n = {sampling.n}")
-        return self._stream(self._check(prompt, sampling, "the prompt"), sampling, self.tokenizer)
+        if request.sampling.n != 1:
+            raise ValueError(f"a stream is one sample, got n = {request.sampling.n}")
+        return self._stream(request, self._check(request, "the prompt"))
 
-    def _stream(self, prompt: NDArray[np.int64], sampling: Sampling, tokenizer: Tokenizer) -> Iterator[str]:
-        run = self._start([(prompt, sampling)])
-        watch = StopWatch(tokenizer, sampling.stop)
+    def _stream(self, request: Request, courses: list[NDArray[np.int64]]) -> Iterator[str]:
+        ticket = self._add(request, courses, "the prompt", needs_text=True)
         try:
-            while drawn := run.step():
-                token = int(drawn[1][0])
-                piece = "" if token in sampling.stop_ids else watch.push(token)
-                if piece:
-                    yield piece
+            done = 0
+            while True:
+                pieces = [sample.text for sample in self._samples[ticket]]
+                for piece in pieces[0][done:] if pieces else ():
+                    done += 1
+                    if piece:
+                        yield piece
+                if self._is_over(ticket):
+                    self._completion(self._samples[ticket][0], "the prompt")
+                    return
+                self._advance()
         finally:
-            run.close()
-        self._spare = run.memory
-        rest = watch.flush()
-        if rest:
-            yield rest
+            self.cancel(ticket)
+
+    def submit(self, request: Request) -> int:
+        """Let a request wait for its turn.
+
+        Returns:
+            A ticket, which its events have.
+
+        Raises:
+            ValueError: If it cannot be served; the message says why.
+        """
+        ticket = self._add(request, self._check(request, "the prompt"), "the request", needs_text=True)
+        self._told[ticket] = []
+        return ticket
+
+    def step(self) -> list[Event]:
+        """Advance everything by a token, and tell what happened to requests that were submitted."""
+        if not self.is_idle:
+            self._advance()
+        events = [event for ticket in list(self._told) for event in self._tell(ticket)]
+        for ticket in [ticket for ticket in self._told if self._is_over(ticket)]:
+            self.cancel(ticket)
+        return events
+
+    def cancel(self, ticket: int) -> None:
+        """End a request; its blocks are free at once. One that has ended or is not known is no error."""
+        if ticket in self._samples and self._scheduler is not None and not self._is_over(ticket):
+            self._scheduler.cancel(ticket)
+        self._samples.pop(ticket, None)
+        self._told.pop(ticket, None)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request runs or waits."""
+        return not (self.num_running or self.num_waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Samples that are being written."""
+        return 0 if self._scheduler is None else self._scheduler.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not begun as a whole."""
+        return 0 if self._scheduler is None else self._scheduler.num_waiting
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the cache that running samples hold."""
+        if self._scheduler is None:
+            return 0.0
+        sequences = self._scheduler.sequences
+        return 1 - sequences.num_free / sequences.num_blocks
+
+    def stats(self) -> dict[str, int]:
+        """Counts of the cache since it was made, see `KvManager.stats`."""
+        return {} if self._scheduler is None else self._scheduler.sequences.kv.stats()
 
     def score(
         self, prompt: Ids, continuations: Sequence[Ids], *, temperature: float = 1.0
@@ -167,28 +231,83 @@ class Engine:
                 scores += [part[len(start) - 1 : -1] for part in np.split(logps, cuts[:-1])]
         return scores
 
-    def _start(self, requests: list[Request]) -> Run:
-        config, weight = self.model.config, self.model.embedding.weight
-        max_blocks = self._cache_bytes // KvCache.bytes_per_block(
-            config, self._block_size, cache_dtype(weight)
-        )
-        jobs = cut_jobs(
-            requests,
-            max_positions=config.max_positions,
-            block_size=self._block_size,
-            max_batch=self._max_batch,
-            max_blocks=max_blocks,
-        )
-        num_blocks = max(1, min(max_blocks, sum(job.num_blocks for job in jobs)))
-        memory, self._spare = self._spare, None
-        if memory is None or not memory.fits(self.model, num_blocks):
-            memory = Memory(self.model, num_blocks, self._block_size, self._max_batch)
-        return Run(
-            self.model, self.tokenizer, requests, jobs, memory, self._max_batch, self._current_decoder()
+    def _advance(self) -> None:
+        assert self._scheduler is not None
+        try:
+            self._scheduler.step()
+        except BaseException:
+            # What was half done is in no order; those that were running cannot go on.
+            self._scheduler = None
+            for samples in self._samples.values():
+                for sample in samples:
+                    sample.reason = sample.reason or "error"
+            raise
+
+    def _add(self, request: Request, courses: list[NDArray[np.int64]], name: str, *, needs_text: bool) -> int:
+        scheduler = self._current()
+        ticket = self._num_tickets
+        samples: list[Sample] = []
+        try:
+            scheduler.add(ticket, request, courses, samples, needs_text=needs_text)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        self._num_tickets += 1
+        self._samples[ticket] = samples
+        return ticket
+
+    def _is_over(self, ticket: int) -> bool:
+        samples = self._samples[ticket]
+        return all(sample.reason is not None for sample in samples) and (
+            self._scheduler is None or not self._scheduler.is_waiting(ticket)
         )
 
+    def _tell(self, ticket: int) -> Iterator[Event]:
+        told = self._told[ticket]
+        for i, sample in enumerate(self._samples[ticket]):
+            if i == len(told):
+                told.append(0)
+            last = len(sample.ids) - 1
+            for at in range(told[i], last + 1):
+                reason = sample.reason if at == last else None
+                told_of = sample.ids[at], sample.logps[at], sample.top[at], sample.text[at]
+                yield Event(ticket, sample.index, *told_of, reason)
+            if sample.reason == "error" and told[i] == last + 1:
+                yield Event(ticket, sample.index, None, math.nan, (), "", "error")
+            told[i] = last + 1
+
+    def _current(self) -> Scheduler:
+        """The scheduler, with the weights that the model has now if nothing runs."""
+        scheduler = self._scheduler
+        if scheduler is not None and not self.is_idle:
+            return scheduler
+        decoder = self._current_decoder()
+        weight = self.model.embedding.weight
+        dtype = _cache_dtype(weight) if decoder is None else torch.float32
+        state = _state_of(self.model)
+        if scheduler is None or not scheduler.sequences.is_like(decoder, dtype, weight.device):
+            scheduler = self._scheduler = self._make(decoder, dtype)
+        elif state is None or state != self._state:
+            scheduler.sequences.forget()
+        self._state = state
+        return scheduler
+
+    def _make(self, decoder: Decoder | None, dtype: torch.dtype) -> Scheduler:
+        config = self.model.config
+        num_bytes = KvCache.bytes_per_block(config, self._block_size, dtype)
+        # Room for prefixes beside a full batch is enough.
+        enough = 2 * self._max_batch * -(-config.max_positions // self._block_size)
+        sequences = Sequences(
+            self.model,
+            num_blocks=max(1, min(self._cache_bytes // num_bytes, enough)),
+            block_size=self._block_size,
+            dtype=dtype,
+            decoder=decoder,
+            reuses_prefixes=self._reuses_prefixes,
+        )
+        return Scheduler(sequences, self.tokenizer, max_batch=self._max_batch, step_tokens=self._step_tokens)
+
     def _current_decoder(self) -> Decoder | None:
-        """A decoder with the weights that the model has now, if it can decode as the model would."""
+        """A decoder with the weights that the model has now, if it can compute as the model would."""
         if self._weights == "auto" and (
             torch.is_autocast_enabled(self.model.device.type) or not Decoder.supports(self.model)
         ):
@@ -199,28 +318,43 @@ class Engine:
             self._decoder.refresh()
         return self._decoder
 
-    def _check(self, prompt: Ids, sampling: Sampling, name: str) -> NDArray[np.int64]:
-        ids = self._ids(prompt, name)
-        longest, vocab_size = self.model.config.max_positions, self.model.config.vocab_size
-        if len(ids) >= longest:
-            raise ValueError(
-                f"{name} has {len(ids)} tokens and leaves no room for a new one: the model takes {longest}"
-            )
-        for stop_id in sampling.stop_ids:
-            if not 0 <= stop_id < vocab_size:
+    def _check(self, request: Request, name: str) -> list[NDArray[np.int64]]:
+        """The tokens of each prompt, if they can be completed."""
+        config, sampling = self.model.config, request.sampling
+        names = [name, *(f"{name}, other {i}" for i in range(len(request.others)))]
+        prompts = [request.prompt, *request.others]
+        courses = [self._ids(ids, of) for ids, of in zip(prompts, names, strict=True)]
+        if request.inputs_embeds is not None:
+            _check_shape(request.inputs_embeds, (len(courses[0]), config.width), f"{name}: inputs_embeds")
+        if request.prefix_kv is not None:
+            count = request.prefix_kv.shape[2] if request.prefix_kv.dim() == 5 else 0
+            shape = (config.depth, 2, count, config.num_kv_heads, config.head_dim)
+            _check_shape(request.prefix_kv, shape, f"{name}: prefix_kv")
+            courses[0] = np.concatenate([np.zeros(count, np.int64), courses[0]])
+        for ids, of in zip(courses, names, strict=True):
+            if len(ids) >= config.max_positions:
                 raise ValueError(
-                    f"{name}: stop id {stop_id} is outside the vocabulary of {vocab_size} tokens"
+                    f"{of} has {len(ids)} tokens and leaves no room for a new one: "
+                    f"the model takes {config.max_positions}"
                 )
+        wrong = [token for token in sampling.stop_ids if not 0 <= token < config.vocab_size]
+        if wrong:
+            raise ValueError(
+                f"{name}: stop id {wrong[0]} is outside the vocabulary of {config.vocab_size} tokens"
+            )
         if sampling.stop and self.tokenizer is None:
             raise ValueError(f"{name}: stop strings need a tokenizer; give one to the engine")
-        return ids
+        return courses
 
     def _ids(self, ids: Ids, name: str, *, may_be_empty: bool = False) -> NDArray[np.int64]:
-        array = np.asarray(ids, dtype=np.int64)
-        if array.ndim != 1:
-            raise ValueError(f"{name} must be a flat sequence of ids, got {array.ndim} dimensions")
-        if not len(array) and not may_be_empty:
-            raise ValueError(f"{name} is empty; begin with a token such as <|endoftext|>")
+        array = np.asarray(ids, dtype=np.int64 if len(ids) == 0 else None)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"{name} should be a flat sequence of ids, got shape {array.shape} of {array.dtype}"
+            )
+        if not may_be_empty and len(array) == 0:
+            raise ValueError(f"{name} is empty; begin with a token, such as <|endoftext|>")
+        array = array.astype(np.int64)
         wrong = array[(array < 0) | (array >= self.model.config.vocab_size)]
         if len(wrong):
             raise ValueError(
@@ -228,18 +362,64 @@ class Engine:
             )
         return array
 
-    def _completion(
-        self, ids: NDArray[np.int64], logps: NDArray[np.float32], stopped: bool, sampling: Sampling
-    ) -> Completion:
-        text = ""
-        if self.tokenizer is not None:
-            kept = ids[:-1] if stopped and ids[-1] in sampling.stop_ids else ids
-            text = self.tokenizer.decode(kept)
-            if sampling.stop:
-                text = text[
-                    : min((place for s in sampling.stop if (place := text.find(s)) >= 0), default=None)
-                ]
-        return Completion(ids, logps, text, "stop" if stopped else "length")
+    def _completion(self, sample: Sample, name: str) -> Completion:
+        if sample.reason == "error":
+            raise ValueError(
+                f"{name}, sample {sample.index}: after {len(sample.ids)} tokens there was none to draw: "
+                "the logits are not finite, or everything is forbidden"
+            )
+        assert sample.reason is not None
+        ids = np.array(sample.ids, np.int64)
+        text = "".join(sample.text)
+        if self.tokenizer is not None and sample.watch is None:
+            is_stopped = sample.reason == "stop"
+            text = self.tokenizer.decode(ids[:-1] if is_stopped else ids)
+        top = tuple(sample.top) if sample.request.top_logps else ()
+        return Completion(ids, np.array(sample.logps, np.float32), text, sample.reason, top)
+
+
+def _requests(
+    prompts: Sequence[Ids | Request], sampling: Sampling | Sequence[Sampling] | None
+) -> list[Request]:
+    """Requests, where prompts go with settings."""
+    if sampling is None or isinstance(sampling, Sampling):
+        settings = [sampling] * len(prompts)
+    else:
+        settings = list(sampling)
+    if len(settings) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts but {len(settings)} samplings")
+    requests = []
+    for i, (prompt, one) in enumerate(zip(prompts, settings, strict=True)):
+        if isinstance(prompt, Request):
+            if one is not None:
+                raise ValueError(f"prompt {i} is a request, which has its own sampling")
+            requests.append(prompt)
+        elif one is None:
+            raise ValueError(f"prompt {i} needs a sampling")
+        else:
+            requests.append(Request(prompt=prompt, sampling=one))
+    return requests
+
+
+def _check_shape(values: Tensor, shape: tuple[int, ...], name: str) -> None:
+    if tuple(values.shape) != shape:
+        raise ValueError(f"{name} should have shape {shape}, got {tuple(values.shape)}")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{name} has values that are not finite")
+
+
+def _cache_dtype(weight: Tensor) -> torch.dtype:
+    """What products with `weight` give: its dtype, or that of autocast."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def _state_of(model: Transformer) -> object:
+    """Equal as long as torch has counted no change of a weight; None if it does not count."""
+    parameters = list(model.parameters())
+    if any(p.is_inference() for p in parameters):
+        return None
+    return [(p.data_ptr(), p._version) for p in parameters]
 
 
 def _batches(rows: list[NDArray[np.integer]]) -> Iterator[list[NDArray[np.integer]]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempa.sample import Settings
+
+# A stop token or string, the limit of tokens, or logits from which nothing can be drawn.
+FinishReason: TypeAlias = Literal["stop", "length", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +49,17 @@ class Completion:
     """One sample.
 
     Attributes:
-        ids: (n,) int64, the drawn tokens, with the stop token if one was drawn.
+        ids: (n,) int64, the tokens, with the stop token if one was drawn.
         logps: (n,) float32, the log-probability of each under the temperature, before `top_k` and `top_p`; at
-            temperature 0, that of temperature 1. `Transformer.logps` gives the same.
+            temperature 0, that of temperature 1. `Transformer.logps` gives the same. NaN for tokens that a
+            hook put in.
         text: The decoded tokens, without what stopped it.
         finish_reason: "stop" (a stop token or string) or "length".
+        top: The likeliest tokens and their log-probabilities at each place, if the request asked for them.
     """
 
     ids: NDArray[np.int64]
     logps: NDArray[np.float32]
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()

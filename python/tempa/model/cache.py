@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +39,7 @@ class KvCache:
         else:
             shape += (block_size, config.num_kv_heads, config.head_dim)
         # Zeros, not empty: a masked place is multiplied by 0, and 0 times a stray NaN is NaN.
-        self.blocks = torch.zeros(shape, dtype=dtype, device=device)
+        self.blocks = _zeros(shape, dtype, torch.device(device))
         self.block_size = block_size
         self._layers = [LayerCache(*layer) for layer in self.blocks]
 
@@ -53,3 +56,11 @@ class KvCache:
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
         """Copy whole blocks of all layers, before their new owners write to them."""
         self.blocks[:, :, targets] = self.blocks[:, :, sources]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that take no memory on the CPU until they are written, unlike those of torch."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(shape)

@@ -7,6 +7,7 @@ values are also written to a paged cache (prefill), and new tokens that attend t
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,21 @@ PADDING_TOKENS = 8
 
 
 @dataclass(frozen=True)
+class PagedGroup:
+    """Sequences with equally many new tokens.
+
+    Attributes:
+        tokens: Their new tokens.
+        tables: (n, blocks) int32, the cache blocks of each.
+        mask: (n, 1, L, S) bool, which cached places each of the L new tokens sees.
+    """
+
+    tokens: slice
+    tables: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
 class AttentionSpec:
     """Which tokens attend to which; made by `packed` or `paged`.
 
@@ -39,6 +55,7 @@ class AttentionSpec:
         slots: (T,) int64, where the cache keeps each token's key and value, or None without a cache.
         tables: (n, blocks) int32, the cache blocks of each sequence, or None for `packed`.
         lengths: (n,) int64, tokens of each sequence, the new ones included, or None for `packed`.
+        starts: (n + 1,) int64, where the new tokens of each sequence start, for `paged`.
         block_size: Tokens per cache block, for `paged`.
     """
 
@@ -51,6 +68,7 @@ class AttentionSpec:
     slots: Tensor | None = None
     tables: Tensor | None = None
     lengths: Tensor | None = None
+    starts: NDArray[np.int64] | None = None
     block_size: int = 0
 
     @classmethod
@@ -100,34 +118,60 @@ class AttentionSpec:
 
     @classmethod
     def paged(
-        cls, tables: Tensor, lengths: Tensor, slots: Tensor, *, block_size: int, window: int | None = None
+        cls,
+        tables: Tensor,
+        lengths: Tensor,
+        slots: Tensor,
+        *,
+        block_size: int,
+        starts: NDArray[np.int64] | None = None,
+        window: int | None = None,
     ) -> AttentionSpec:
-        """The last tokens of sequences whose earlier ones are in the cache, equally many of each.
+        """The last tokens of sequences whose earlier ones are in the cache.
 
         Args:
             tables: (n, blocks) int32; row i lists the blocks of sequence i, then anything valid.
             lengths: (n,) int64, tokens of each sequence, the new ones included.
-            slots: (n * L,) int64, where the keys and values of the L new tokens of each sequence go.
+            slots: (T,) int64, where the keys and values of the new tokens go, one sequence after the other.
             block_size: Tokens per cache block.
+            starts: (n + 1,) where the new tokens of each sequence start; equally many of each when None.
             window: How many tokens back a query sees, itself included; all when None.
         """
         _check_window(window)
         longest = int(lengths.max()) if len(lengths) else 0
+        if starts is None:
+            starts = np.arange(len(lengths) + 1) * (len(slots) // max(len(lengths), 1))
         return cls(
-            len(slots), longest, window, slots=slots, tables=tables, lengths=lengths, block_size=block_size
+            len(slots),
+            longest,
+            window,
+            slots=slots,
+            tables=tables,
+            lengths=lengths,
+            starts=starts,
+            block_size=block_size,
         )
 
     @cached_property
-    def mask(self) -> Tensor:
-        """(n, 1, L, S) bool for `paged`: which cached places each new token sees."""
+    def groups(self) -> list[PagedGroup]:
+        """Runs of sequences with equally many new tokens, for `paged`."""
         assert self.lengths is not None
         assert self.tables is not None
-        num_new = self.num_tokens // len(self.lengths)
-        place = torch.arange(self.tables.shape[1] * self.block_size, device=self.lengths.device)  # (S,)
-        query = self.lengths[:, None] - num_new + torch.arange(num_new, device=self.lengths.device)
-        query = query[:, None, :, None]  # (n, 1, L, 1)
-        seen = place <= query
-        return seen if self.window is None else seen & (place > query - self.window)
+        assert self.starts is not None
+        counts = np.diff(self.starts)
+        cuts = [0, *(np.flatnonzero(np.diff(counts)) + 1).tolist(), len(counts)] if len(counts) else []
+        groups: list[PagedGroup] = []
+        for first, last in itertools.pairwise(cuts):
+            rows, num_new = slice(first, last), int(counts[first])
+            tables, lengths = self.tables[rows], self.lengths[rows]
+            place = torch.arange(tables.shape[1] * self.block_size, device=lengths.device)  # (S,)
+            query = lengths[:, None] - num_new + torch.arange(num_new, device=lengths.device)
+            query = query[:, None, :, None]  # (n, 1, L, 1)
+            seen = place <= query
+            mask = seen if self.window is None else seen & (place > query - self.window)
+            tokens = slice(int(self.starts[first]), int(self.starts[last]))
+            groups.append(PagedGroup(tokens, tables, mask))
+        return groups
 
 
 def _check_window(window: int | None) -> None:
@@ -214,15 +258,15 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, count: int, length: int, window: int
 def _paged(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
     assert spec.tables is not None
     assert spec.lengths is not None
+    assert spec.starts is not None
     if q.device.type == "cpu" and q.dtype == torch.float32 == cache.keys.dtype and len(q):
-        n = len(spec.lengths)
         out = _core.paged_attention(
             q.contiguous().numpy(),
             cache.keys.numpy(),
             cache.values.numpy(),
             spec.tables.numpy(),
             spec.lengths.numpy(),
-            np.arange(n + 1) * (spec.num_tokens // n),
+            spec.starts,
             block_size=spec.block_size,
             num_kv_heads=cache.keys.shape[2],
             window=spec.window,
@@ -233,22 +277,28 @@ def _paged(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
 
 def paged_by_gather(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
     """Paged attention on any device: gather the blocks of each sequence, then mask what is behind its end."""
-    assert spec.tables is not None
-    n, num_new = len(spec.tables), spec.num_tokens // max(len(spec.tables), 1)
+    out = torch.empty_like(q)
+    for group in spec.groups:
+        out[group.tokens] = _gathered(q[group.tokens], group, cache)
+    return out
+
+
+def _gathered(q: Tensor, group: PagedGroup, cache: LayerCache) -> Tensor:
+    n, num_new = len(group.tables), group.mask.shape[2]
     heads, head_dim = cache.keys.shape[-2:]
     keys, values = (
-        pool.index_select(0, spec.tables.flatten()).view(n, -1, heads, head_dim).transpose(1, 2)
+        pool.index_select(0, group.tables.flatten()).view(n, -1, heads, head_dim).transpose(1, 2)
         for pool in (cache.keys, cache.values)
     )  # (n, Hkv, S, D)
     # The heads of a group read the same keys: they become more queries of one head.
-    group = q.shape[1] // heads
+    share = q.shape[1] // heads
     q = (
-        q.view(n, num_new, heads, group, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    )  # (n, Hkv, group L, D)
-    mask = spec.mask if num_new == 1 else spec.mask.repeat(1, 1, group, 1)
+        q.view(n, num_new, heads, share, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    )  # (n, Hkv, share L, D)
+    mask = group.mask if num_new == 1 else group.mask.repeat(1, 1, share, 1)
     out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-    out = out.view(n, heads, group, num_new, head_dim).permute(0, 3, 1, 2, 4)
-    return out.reshape(n * num_new, heads * group, head_dim)
+    out = out.view(n, heads, share, num_new, head_dim).permute(0, 3, 1, 2, 4)
+    return out.reshape(n * num_new, heads * share, head_dim)
 
 
 class _Spread(torch.autograd.Function):
