@@ -166,7 +166,7 @@ impl World {
             width: WIDTH,
             slots: &mut slots,
             lengths: &mut lengths,
-            is_same: self.draws % 8 > 0,
+            is_same: !self.draws.is_multiple_of(8),
         };
         let Ok(copies) = self.kv.step(&handles, Some(&counts), Some(&tokens), arrays) else {
             return;
