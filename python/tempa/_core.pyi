@@ -360,6 +360,11 @@ class Decoder:
         block_size: int,
     ) -> NDArray[np.float32]: ...
 
+@final
+class MemoryReader:
+    def __new__(cls, num_bytes: int, num_threads: int) -> MemoryReader: ...
+    def read(self) -> int: ...
+
 # kv.rs
 _TokenIds: TypeAlias = NDArray[np.uint32] | NDArray[np.int32] | NDArray[np.int64]
 _Admitted: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]

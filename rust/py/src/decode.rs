@@ -8,7 +8,7 @@ use numpy::{PyReadonlyArrayDyn, PyReadwriteArrayDyn};
 use pyo3::prelude::*;
 use tempa_core::Error;
 use tempa_core::attend::{Brief, Kept, Sequences};
-use tempa_core::decode::{Config, Decoder as Core, Embeddings, Input, Mlp, Norm, Precision};
+use tempa_core::decode::{Config, Decoder as Core, Embeddings, Input, Mlp, Norm, Precision, Stream};
 use tempa_core::lanes::Level;
 
 use crate::border::Offload;
@@ -168,6 +168,30 @@ impl Decoder {
         py.offload(|| {
             let mut core = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             Ok((core.forward(input, cache, block_size)?, core.config().vocab_size))
+        })
+    }
+}
+
+/// MemoryReader(num_bytes, num_threads): what reading memory costs the threads of a decoder, and so the least that a
+/// step can cost.
+///
+/// The lock is held for one call.
+#[pyclass(frozen, module = "tempa._core")]
+pub(crate) struct MemoryReader(Mutex<Stream>);
+
+#[pymethods]
+impl MemoryReader {
+    #[new]
+    fn new(num_bytes: usize, num_threads: usize) -> Self {
+        Self(Mutex::new(Stream::new(num_bytes, num_threads)))
+    }
+
+    /// read() -> how many bytes were read.
+    fn read(&self, py: Python<'_>) -> PyResult<usize> {
+        py.offload(|| {
+            let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            std::hint::black_box(stream.read());
+            Ok(stream.num_bytes())
         })
     }
 }

@@ -47,7 +47,7 @@ mod _core {
     #[pymodule_export]
     use corpus::{StagedDocuments, Stager, Step, Work, count_processors};
     #[pymodule_export]
-    use decode::Decoder;
+    use decode::{Decoder, MemoryReader};
     #[pymodule_export]
     use decontaminate::EvalItems;
     #[pymodule_export]

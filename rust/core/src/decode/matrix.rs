@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::finish::Finish;
 use crate::attend::{Brief, largest_scale, to_bytes, to_bytes_by};
 use crate::lanes::{Lanes, Level, Line, Plainly, WIDTH, Work};
-use crate::pages::{Pages, prefetch_line};
+use crate::pages::prefetch_line;
 use crate::split::Split;
 
 /// Rows of a panel.
@@ -37,10 +37,11 @@ pub enum Precision {
     Int8,
 }
 
-/// A matrix of weights.
+/// A matrix of weights. All matrices of a model share one piece of memory, since only large pieces get large pages.
 #[derive(Debug)]
 pub(crate) struct Matrix {
-    lines: Pages<Line>,
+    /// Where it is.
+    pub(crate) place: Range<usize>,
     precision: Precision,
     /// Of the product, panel by panel.
     pub(crate) num_panels: usize,
@@ -51,32 +52,31 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    /// An empty matrix of `num_rows` by `num_columns`.
-    pub(crate) fn new(num_rows: usize, num_columns: usize, precision: Precision, is_gated: bool) -> Self {
+    /// A matrix of `num_rows` by `num_columns` whose place starts at `start`.
+    pub(crate) fn new(
+        start: usize,
+        num_rows: usize,
+        num_columns: usize,
+        precision: Precision,
+        is_gated: bool,
+    ) -> Self {
         let num_panels = if is_gated { (num_rows / 2).div_ceil(WIDTH) } else { num_rows.div_ceil(PANEL) };
-        let lines = Pages::zeroed(num_panels * panel_len(num_columns, precision));
-        Self { lines, precision, num_panels, num_rows, num_columns, is_gated }
+        let place = start..start + num_panels * panel_len(num_columns, precision);
+        Self { place, precision, num_panels, num_rows, num_columns, is_gated }
     }
 
-    /// Asks for the memory of the first of some panels.
-    pub(crate) fn ask(&self, panels: &Range<usize>) {
+    /// The lines of some panels.
+    pub(crate) fn lines<'a>(&self, all: &'a [Line], panels: &Range<usize>) -> &'a [Line] {
         let len = panel_len(self.num_columns, self.precision);
-        for line in self.lines[panels.start * len..panels.end * len].iter().take(AHEAD / size_of::<Line>()) {
-            prefetch_line(line.0.as_ptr());
-        }
+        &all[self.place.clone()][panels.start * len..panels.end * len]
     }
 
-    /// Bytes that a product reads.
-    pub(crate) fn num_bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>()
-    }
-
-    /// Takes the weights, `(num_rows, num_columns)`.
-    pub(crate) fn pack(&mut self, weights: &[f32], level: Level) {
+    /// Writes the weights, `(num_rows, num_columns)`, to their place.
+    pub(crate) fn pack(&self, all: &mut [Line], weights: &[f32], level: Level) {
         let (precision, columns, rows, is_gated) =
             (self.precision, self.num_columns, self.num_rows, self.is_gated);
         let panel_len = panel_len(columns, precision);
-        self.lines.par_chunks_exact_mut(panel_len).enumerate().for_each(|(panel, lines)| {
+        all[self.place.clone()].par_chunks_exact_mut(panel_len).enumerate().for_each(|(panel, lines)| {
             let row = |i: usize| {
                 let row = match (is_gated, i < WIDTH) {
                     (false, _) => panel * PANEL + i,
@@ -262,6 +262,8 @@ impl SharedRows<'_> {
 
 /// The product of some rows with some panels of a matrix.
 pub(crate) struct Product<'a> {
+    /// Of all matrices.
+    pub(crate) lines: &'a [Line],
     pub(crate) matrix: &'a Matrix,
     pub(crate) panels: Range<usize>,
     pub(crate) input: &'a SharedRows<'a>,
@@ -279,9 +281,9 @@ impl Work for Product<'_> {
     unsafe fn run<L: Lanes>(self) {
         let matrix = self.matrix;
         let (columns, panel_len) = (matrix.num_columns, panel_len(matrix.num_columns, matrix.precision));
-        let end = matrix.lines[..self.panels.end * panel_len].as_ptr_range().end;
-        for panel in self.panels {
-            let lines = &matrix.lines[panel * panel_len..][..panel_len];
+        let panels = matrix.lines(self.lines, &self.panels);
+        let end = panels.as_ptr_range().end;
+        for (panel, lines) in self.panels.zip(panels.chunks_exact(panel_len)) {
             self.totals.clear();
             self.totals.resize(self.rows.len(), [0.0; PANEL]);
             for first in (0..columns).step_by(SEGMENT) {
@@ -354,26 +356,34 @@ unsafe fn segment_of<L: Lanes, const B: usize>(
         match precision {
             Precision::Float32 => {
                 let lines = &panel[2 * columns.start..2 * columns.end];
-                let rows: [&[f32]; B] =
-                    std::array::from_fn(|b| input.floats.read(start(b)..start(b) + columns.len()));
+                let mut rows = [&[][..]; B];
+                for (b, row) in rows.iter_mut().enumerate() {
+                    *row = input.floats.read(start(b)..start(b) + columns.len());
+                }
                 floats::<L, B>(lines, end, rows, &mut sums);
             }
             Precision::Bfloat16 => {
                 // A stride is even, so an odd last column has a zero beside it.
                 let len = columns.len().next_multiple_of(2);
                 let lines = &panel[columns.start..columns.start + len];
-                let rows: [&[f32]; B] = std::array::from_fn(|b| input.floats.read(start(b)..start(b) + len));
+                let mut rows = [&[][..]; B];
+                for (b, row) in rows.iter_mut().enumerate() {
+                    *row = input.floats.read(start(b)..start(b) + len);
+                }
                 briefs::<L, B>(lines, end, rows, &mut sums);
             }
             Precision::Int8 => {
                 let groups = columns.start / GROUP..columns.end.div_ceil(GROUP);
                 let lines = &panel[GROUP_LINES * groups.start..GROUP_LINES * groups.end];
                 let first = |b: usize| start(b) / GROUP;
-                let rows: [ByteRow<'_>; B] = std::array::from_fn(|b| ByteRow {
-                    bytes: input.bytes.read(start(b)..start(b) + groups.len() * GROUP),
-                    scales: input.scales.read(first(b)..first(b) + groups.len()),
-                    totals: input.totals.read(first(b)..first(b) + groups.len()),
-                });
+                let mut rows = [ByteRow::default(); B];
+                for (b, row) in rows.iter_mut().enumerate() {
+                    *row = ByteRow {
+                        bytes: input.bytes.read(start(b)..start(b) + groups.len() * GROUP),
+                        scales: input.scales.read(first(b)..first(b) + groups.len()),
+                        totals: input.totals.read(first(b)..first(b) + groups.len()),
+                    };
+                }
                 bytes::<L, B>(lines, end, rows, &mut sums);
             }
         }
@@ -434,7 +444,7 @@ unsafe fn briefs<L: Lanes, const B: usize>(
 }
 
 /// A row of activations as bytes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct ByteRow<'a> {
     bytes: &'a [i8],
     scales: &'a [f32],
@@ -457,7 +467,9 @@ unsafe fn bytes<L: Lanes, const B: usize>(
             for b in 0..B {
                 dots[b] = [L::dot_start(*rows[b].totals.get_unchecked(group)); 2];
             }
-            for (step, pair) in lines[1..].as_chunks::<2>().0.iter().enumerate() {
+            // An opaque count keeps the loop rolled: unrolled, all weights are loaded first and spilled.
+            let steps = &lines[1..].as_chunks::<2>().0[..std::hint::black_box(GROUP / 4)];
+            for (step, pair) in steps.iter().enumerate() {
                 ask_ahead(pair, end);
                 for b in 0..B {
                     let four = rows[b].bytes.as_chunks::<4>().0.get_unchecked(group * GROUP / 4 + step);

@@ -7,6 +7,7 @@ mod finish;
 mod matrix;
 mod norm;
 mod step;
+mod stream;
 mod team;
 #[cfg(test)]
 mod tests;
@@ -16,8 +17,10 @@ use std::collections::HashMap;
 pub use matrix::Precision;
 pub use norm::Norm;
 pub use step::{Embeddings, Input};
+pub use stream::Stream;
 
-use crate::lanes::Level;
+use crate::lanes::{Level, Line};
+use crate::pages::Pages;
 use crate::{Error, Result};
 use matrix::{Matrix, Rows};
 use team::Team;
@@ -112,6 +115,8 @@ pub struct Decoder {
     config: Config,
     precision: Precision,
     level: Level,
+    /// Weights of all matrices.
+    lines: Pages<Line>,
     layers: Vec<Layer>,
     final_norm: Gain,
     head: Linear,
@@ -154,14 +159,15 @@ impl Decoder {
             return Err(Error::value(format!("{} turns do not fit {rows} positions of {dim}", turns.len())));
         }
         let (width, inner) = (config.width, config.num_heads * config.head_dim);
-        let linear = |name: String, rows, columns, is_gated| Linear {
-            name,
-            matrix: Matrix::new(rows, columns, precision, is_gated),
-            bias: None,
+        let mut num_lines = 0;
+        let mut linear = |name: String, rows, columns, is_gated| {
+            let matrix = Matrix::new(num_lines, rows, columns, precision, is_gated);
+            num_lines = matrix.place.end;
+            Linear { name, matrix, bias: None }
         };
         let gain = |name: String| Gain { name, weight: Vec::new(), bias: None };
         let is_gated = config.mlp == Mlp::Swiglu;
-        let layer = |i: usize| {
+        let mut layer = |i: usize| {
             let name = |part: &str| format!("blocks.{i}.{part}");
             let qkv = inner + 2 * config.num_kv_heads * config.head_dim;
             Layer {
@@ -173,10 +179,13 @@ impl Decoder {
                 down: linear(name("mlp.down"), width, config.mlp_width, false),
             }
         };
+        let layers = (0..config.depth).map(&mut layer).collect();
+        let head = linear("head".to_owned(), config.vocab_size, width, false);
         Ok(Self {
-            layers: (0..config.depth).map(layer).collect(),
+            lines: Pages::zeroed(num_lines),
+            layers,
             final_norm: gain("final_norm".to_owned()),
-            head: linear("head".to_owned(), config.vocab_size, width, false),
+            head,
             turns,
             team: Team::new(num_threads),
             space: Space::default(),
@@ -193,9 +202,7 @@ impl Decoder {
 
     /// Bytes of weights that a step reads, whatever the batch.
     pub fn num_bytes(&self) -> usize {
-        let of =
-            |layer: &Layer| [&layer.qkv, &layer.out, &layer.up, &layer.down].map(|l| l.matrix.num_bytes());
-        self.layers.iter().flat_map(of).sum::<usize>() + self.head.matrix.num_bytes()
+        self.lines.len() * size_of::<Line>()
     }
 
     /// Takes the weights, under the names of `tempa.Transformer`; `head.weight` may be absent, and is then
@@ -209,23 +216,23 @@ impl Decoder {
             layer.attention_norm.take(tensors, width)?;
             layer.mlp_norm.take(tensors, width)?;
             for linear in [&mut layer.qkv, &mut layer.out, &mut layer.up, &mut layer.down] {
-                linear.take(tensors, level)?;
+                linear.take(tensors, &mut self.lines, level)?;
             }
         }
         self.final_norm.take(tensors, width)?;
         if !tensors.contains_key("head.weight") {
             let size = self.config.vocab_size * width;
-            self.head.matrix.pack(find(tensors, "embedding.weight", size)?, level);
+            self.head.matrix.pack(&mut self.lines, find(tensors, "embedding.weight", size)?, level);
             return Ok(());
         }
-        self.head.take(tensors, level)
+        self.head.take(tensors, &mut self.lines, level)
     }
 }
 
 impl Linear {
-    fn take(&mut self, tensors: &Tensors<'_>, level: Level) -> Result<()> {
+    fn take(&mut self, tensors: &Tensors<'_>, lines: &mut [Line], level: Level) -> Result<()> {
         let (rows, columns) = (self.matrix.num_rows, self.matrix.num_columns);
-        self.matrix.pack(find(tensors, &format!("{}.weight", self.name), rows * columns)?, level);
+        self.matrix.pack(lines, find(tensors, &format!("{}.weight", self.name), rows * columns)?, level);
         self.bias = find_bias(tensors, &self.name, rows)?;
         Ok(())
     }

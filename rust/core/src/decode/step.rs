@@ -8,12 +8,14 @@ use super::norm::rotate;
 use super::team::Member;
 use super::{Config, Decoder, Gain, Layer, Linear, Mlp, Norm};
 use crate::attend::{Attend, Blocks, Kept, Rules, Scratch, Sequences, Shape, Unit};
-use crate::lanes::{Level, Plainly};
+use crate::lanes::{Level, Line, Plainly};
 use crate::split::Split;
 use crate::{Error, Result};
 
 /// The share of a matrix that is divided among threads before a product.
 const OWN_SHARE: (usize, usize) = (3, 4);
+/// Lines of weights that are fetched during a stage before a product: a part of the second cache.
+const ASKED_LINES: usize = (128 << 10) / 64;
 
 /// What the stream starts from.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +77,7 @@ impl Decoder {
         let step = Step {
             config,
             level: self.level,
+            lines: &self.lines,
             turns: &self.turns,
             input,
             positions: &positions,
@@ -209,6 +212,7 @@ fn check<T: Kept>(
 struct Step<'a, T> {
     config: &'a Config,
     level: Level,
+    lines: &'a [Line],
     turns: &'a [f32],
     input: Input<'a>,
     positions: &'a [usize],
@@ -340,7 +344,15 @@ impl<T: Kept> Step<'_, T> {
         let finish = Finish { bias: linear.bias.as_deref(), ..finish };
         let mut run = |panels: Range<usize>, row: usize| {
             let rows = row..num_rows.min(row + ROWS_AT_ONCE);
-            self.level.run(Product { matrix, panels, input, rows, totals: &mut own.totals, finish });
+            self.level.run(Product {
+                lines: self.lines,
+                matrix,
+                panels,
+                input,
+                rows,
+                totals: &mut own.totals,
+                finish,
+            });
         };
         let stretch = self.stretch(member, matrix);
         for row in (0..num_rows).step_by(ROWS_AT_ONCE) {
@@ -361,9 +373,10 @@ impl<T: Kept> Step<'_, T> {
         member.index * len..(member.index + 1) * len
     }
 
-    /// Asks for the first weights of the next product: they are on their way during the stage before.
+    /// Has the first weights of the next product fetched during the stage before.
     fn ask(&self, member: &Member<'_>, linear: &Linear) {
-        linear.matrix.ask(&self.stretch(member, &linear.matrix));
+        let lines = linear.matrix.lines(self.lines, &self.stretch(member, &linear.matrix));
+        member.ask(&lines[..lines.len().min(ASKED_LINES)]);
     }
 
     /// Normalises and turns queries and keys, and writes keys and values to their block.

@@ -1,13 +1,22 @@
 //! Threads that walk through many short stages together: started once, they spin between stages and sleep between
 //! calls, since waking a thread takes longer than a stage.
 
+use std::cell::Cell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::pages::prefetch_line;
+
 /// How often a thread looks before it sleeps: some tens of microseconds, as long as the longest stage of a small model.
 const SPINS: usize = 2000;
+
+/// Bytes that are fetched together.
+const LINE: usize = 64;
+/// Lines that are asked for before a stage: about what arrives while a request travels.
+const ASKED_AT_ONCE: usize = 96;
 
 /// A number that goes up, and threads that wait for it.
 #[derive(Debug, Default)]
@@ -28,12 +37,13 @@ impl Signal {
         }
     }
 
-    fn wait_past(&self, old: usize) {
+    /// Returns when the value is no longer `old`; does `meanwhile` between looks, as long as it looks.
+    fn wait_past(&self, old: usize, mut meanwhile: impl FnMut()) {
         for _ in 0..SPINS {
             if self.value.load(Ordering::Acquire) != old {
                 return;
             }
-            std::hint::spin_loop();
+            meanwhile();
         }
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,6 +85,8 @@ pub(crate) struct Member<'a> {
     state: &'a State,
     /// Which of the threads it is.
     pub(crate) index: usize,
+    /// Memory that is read in a later stage.
+    ahead: Cell<Range<*const u8>>,
 }
 
 impl Team {
@@ -109,7 +121,7 @@ impl Team {
         state.started.advance();
         let own = attempt(state, job, 0);
         if state.size > 1 {
-            state.finished.wait_past(finished);
+            state.finished.wait_past(finished, std::hint::spin_loop);
         }
         *state.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
         state.num_arrived.store(0, Ordering::SeqCst);
@@ -136,7 +148,7 @@ impl Drop for Team {
 fn serve(state: &State, index: usize) {
     let mut round = 0;
     loop {
-        state.started.wait_past(round);
+        state.started.wait_past(round, std::hint::spin_loop);
         round += 1;
         if state.is_closing.load(Ordering::SeqCst) {
             return;
@@ -155,7 +167,7 @@ fn serve(state: &State, index: usize) {
 
 /// Does the job; a panic sets the flag and frees those who wait for this thread.
 fn attempt(state: &State, job: &Job, index: usize) -> std::thread::Result<()> {
-    let result = catch_unwind(AssertUnwindSafe(|| job(&Member { state, index })));
+    let result = catch_unwind(AssertUnwindSafe(|| job(&Member::new(state, index))));
     if result.is_err() {
         state.has_failed.store(true, Ordering::SeqCst);
         state.stage.advance();
@@ -163,7 +175,31 @@ fn attempt(state: &State, job: &Job, index: usize) -> std::thread::Result<()> {
     result
 }
 
-impl Member<'_> {
+impl<'a> Member<'a> {
+    fn new(state: &'a State, index: usize) -> Self {
+        Self { state, index, ahead: Cell::new(std::ptr::null()..std::ptr::null()) }
+    }
+
+    /// Fetches some memory, which may be any, while the member waits for others: its beginning at once.
+    pub(crate) fn ask<T>(&self, values: &[T]) {
+        let Range { start, end } = values.as_ptr_range();
+        self.ahead.set(start.cast()..end.cast());
+        for _ in 0..ASKED_AT_ONCE {
+            self.fetch();
+        }
+    }
+
+    /// Fetches a line of what lies ahead, if anything does.
+    fn fetch(&self) {
+        let Range { start, end } = self.ahead.take();
+        if start < end {
+            prefetch_line(start);
+            self.ahead.set(start.wrapping_add(LINE)..end);
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+
     /// A stage of `num_pieces`, each done by one member of the team. Returns when all are done, with what they wrote
     /// in sight of every member.
     pub(crate) fn share(&self, num_pieces: usize, mut piece: impl FnMut(usize)) {
@@ -186,7 +222,7 @@ impl Member<'_> {
             state.next.store(0, Ordering::SeqCst);
             state.stage.advance();
         } else {
-            state.stage.wait_past(stage);
+            state.stage.wait_past(stage, || self.fetch());
         }
         assert!(!state.has_failed.load(Ordering::SeqCst), "another thread of the team panicked");
     }

@@ -10,7 +10,13 @@ fn noise(n: usize, stream: u64) -> Vec<f32> {
 }
 
 /// The product of all rows, at most [`ROWS_AT_ONCE`], with all panels.
-fn multiply(matrix: &Matrix, input: &[f32], columns: usize, precision: Precision, level: Level) -> Vec<f32> {
+fn multiply(
+    (lines, matrix): (&[Line], &Matrix),
+    input: &[f32],
+    columns: usize,
+    precision: Precision,
+    level: Level,
+) -> Vec<f32> {
     let num_rows = input.len() / columns;
     let mut rows = Rows::default();
     rows.resize(num_rows, columns, precision);
@@ -25,6 +31,7 @@ fn multiply(matrix: &Matrix, input: &[f32], columns: usize, precision: Precision
     let mut out = vec![f32::NAN; num_rows * matrix.num_rows];
     let split = Split::new(&mut out);
     level.run(Product {
+        lines,
         matrix,
         panels: 0..matrix.num_panels,
         input: &shared,
@@ -42,10 +49,11 @@ fn products_equal_the_formula_at_every_level_and_precision() {
     for (num_rows, columns) in SIZES {
         let (weights, input) = (noise(num_rows * columns, 0), noise(13 * columns, 1));
         for precision in [Precision::Float32, Precision::Bfloat16, Precision::Int8] {
-            let mut matrix = Matrix::new(num_rows, columns, precision, false);
+            let matrix = Matrix::new(0, num_rows, columns, precision, false);
+            let mut lines = vec![Line([0; 64]); matrix.place.end];
             for level in Level::available() {
-                matrix.pack(&weights, level);
-                let out = multiply(&matrix, &input, columns, precision, level);
+                matrix.pack(&mut lines, &weights, level);
+                let out = multiply((&lines, &matrix), &input, columns, precision, level);
                 for (i, &ours) in out.iter().enumerate() {
                     let x = &input[i / num_rows * columns..][..columns];
                     let w = &weights[i % num_rows * columns..][..columns];
@@ -74,16 +82,22 @@ fn a_row_gets_the_same_alone_and_with_others_on_all_vector_levels() {
     for precision in [Precision::Float32, Precision::Bfloat16, Precision::Int8] {
         let (num_rows, columns) = (70, 300);
         let (weights, input) = (noise(num_rows * columns, 0), noise(ROWS_AT_ONCE * columns, 1));
-        let mut matrix = Matrix::new(num_rows, columns, precision, false);
-        matrix.pack(&weights, Level::best());
-        let together = multiply(&matrix, &input, columns, precision, Level::best());
+        let matrix = Matrix::new(0, num_rows, columns, precision, false);
+        let mut lines = vec![Line([0; 64]); matrix.place.end];
+        matrix.pack(&mut lines, &weights, Level::best());
+        let together = multiply((&lines, &matrix), &input, columns, precision, Level::best());
         for level in Level::available() {
             if level != Level::Plain {
-                assert_eq!(multiply(&matrix, &input, columns, precision, level), together, "{level:?}");
+                assert_eq!(
+                    multiply((&lines, &matrix), &input, columns, precision, level),
+                    together,
+                    "{level:?}"
+                );
             }
         }
         for count in [1, 2, 3, 5, 7, 8, 9, 15] {
-            let some = multiply(&matrix, &input[..count * columns], columns, precision, Level::best());
+            let some =
+                multiply((&lines, &matrix), &input[..count * columns], columns, precision, Level::best());
             assert_eq!(some, together[..count * num_rows], "{count} rows");
         }
     }
@@ -93,8 +107,9 @@ fn a_row_gets_the_same_alone_and_with_others_on_all_vector_levels() {
 fn gates_and_what_they_gate_share_a_panel() {
     let (inner, columns) = (35, 20);
     let (weights, input, bias) = (noise(2 * inner * columns, 0), noise(columns, 1), noise(2 * inner, 2));
-    let mut matrix = Matrix::new(2 * inner, columns, Precision::Float32, true);
-    matrix.pack(&weights, Level::best());
+    let matrix = Matrix::new(0, 2 * inner, columns, Precision::Float32, true);
+    let mut lines = vec![Line([0; 64]); matrix.place.end];
+    matrix.pack(&mut lines, &weights, Level::best());
     let mut rows = Rows::default();
     rows.resize(1, columns, Precision::Float32);
     let shared = rows.share();
@@ -103,6 +118,7 @@ fn gates_and_what_they_gate_share_a_panel() {
     let mut out = vec![f32::NAN; inner];
     let split = Split::new(&mut out);
     Level::best().run(Product {
+        lines: &lines,
         matrix: &matrix,
         panels: 0..matrix.num_panels,
         input: &shared,
