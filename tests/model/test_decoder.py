@@ -188,8 +188,13 @@ def test_the_decoder_follows_the_weights() -> None:
     after = at_once(decoder, rows, cache, tables)
     assert worst(after, before) > 1e-3
     assert worst(after, logits_of(model, rows)) < 1e-5
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    model.loss(Packed.from_rows(rows))[0].backward()
+    optimizer.step()
+    decoder.refresh()
+    assert worst(at_once(decoder, rows, cache, tables), logits_of(model, rows)) < 1e-5
     model.head_weight.data.mul_(2)
-    decoder.pack()
+    decoder.refresh()
     assert worst(at_once(decoder, rows, cache, tables), logits_of(model, rows)) < 1e-5
 
 

@@ -52,7 +52,6 @@ class Decoder:
             turns = torch.view_as_real(table).reshape(config.max_positions, -1).numpy()
         self.model, self.weights = model, weights
         self._core = _core.Decoder(config, turns, weights, num_threads or _core.num_processors())
-        self._packed: tuple[tuple[int, int], ...] = ()
         self.refresh()
 
     @staticmethod
@@ -66,17 +65,11 @@ class Decoder:
         return self._core.num_bytes
 
     def refresh(self) -> None:
-        """Copy the weights again, if torch has counted a change of any since the last time.
+        """Copy the weights that have changed.
 
-        A change through `parameter.data` is not counted: call `pack` after one.
+        All are hashed, which takes as long as reading them. torch counts changes for nothing, but its
+        fused optimizers do not count theirs.
         """
-        state = tuple((p.data_ptr(), -1 if p.is_inference() else p._version) for p in self.model.parameters())
-        if state != self._packed or any(version < 0 for _, version in state):
-            self.pack()
-            self._packed = state
-
-    def pack(self) -> None:
-        """Copy the weights."""
         named = self.model.named_parameters()
         self._core.pack({name: p.detach().contiguous().numpy() for name, p in named})
 

@@ -14,6 +14,9 @@ mod tests;
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
+
 pub use matrix::Precision;
 pub use norm::Norm;
 pub use step::{Embeddings, Input};
@@ -24,6 +27,9 @@ use crate::pages::Pages;
 use crate::{Error, Result};
 use matrix::{Matrix, Rows};
 use team::Team;
+
+/// Values that a thread hashes at once.
+const HASHED_AT_ONCE: usize = 1 << 16;
 
 /// The non-linearity of the feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +92,8 @@ impl Config {
 struct Linear {
     name: String,
     matrix: Matrix,
+    /// Of the weights that were taken last.
+    fingerprint: Option<u64>,
     bias: Option<Vec<f32>>,
 }
 
@@ -163,7 +171,7 @@ impl Decoder {
         let mut linear = |name: String, rows, columns, is_gated| {
             let matrix = Matrix::new(num_lines, rows, columns, precision, is_gated);
             num_lines = matrix.place.end;
-            Linear { name, matrix, bias: None }
+            Linear { name, matrix, fingerprint: None, bias: None }
         };
         let gain = |name: String| Gain { name, weight: Vec::new(), bias: None };
         let is_gated = config.mlp == Mlp::Swiglu;
@@ -206,7 +214,7 @@ impl Decoder {
     }
 
     /// Takes the weights, under the names of `tempa.Transformer`; `head.weight` may be absent, and is then
-    /// `embedding.weight`.
+    /// `embedding.weight`. Matrices that are what they were are told by their fingerprints and left alone.
     ///
     /// # Errors
     /// [`Error::Key`] if one is missing, [`Error::Value`] if one has another size.
@@ -220,11 +228,8 @@ impl Decoder {
             }
         }
         self.final_norm.take(tensors, width)?;
-        if !tensors.contains_key("head.weight") {
-            let size = self.config.vocab_size * width;
-            self.head.matrix.pack(&mut self.lines, find(tensors, "embedding.weight", size)?, level);
-            return Ok(());
-        }
+        let head = if tensors.contains_key("head.weight") { "head" } else { "embedding" };
+        head.clone_into(&mut self.head.name);
         self.head.take(tensors, &mut self.lines, level)
     }
 }
@@ -232,7 +237,12 @@ impl Decoder {
 impl Linear {
     fn take(&mut self, tensors: &Tensors<'_>, lines: &mut [Line], level: Level) -> Result<()> {
         let (rows, columns) = (self.matrix.num_rows, self.matrix.num_columns);
-        self.matrix.pack(lines, find(tensors, &format!("{}.weight", self.name), rows * columns)?, level);
+        let weights = find(tensors, &format!("{}.weight", self.name), rows * columns)?;
+        let fingerprint = Some(fingerprint(weights));
+        if self.fingerprint != fingerprint {
+            self.matrix.pack(lines, weights, level);
+            self.fingerprint = fingerprint;
+        }
         self.bias = find_bias(tensors, &self.name, rows)?;
         Ok(())
     }
@@ -244,6 +254,13 @@ impl Gain {
         self.bias = find_bias(tensors, &self.name, width)?;
         Ok(())
     }
+}
+
+/// A hash of all values.
+fn fingerprint(values: &[f32]) -> u64 {
+    let hash = |chunk: &[f32]| xxh3_64(bytemuck::cast_slice(chunk));
+    let hashes: Vec<u64> = values.par_chunks(HASHED_AT_ONCE).map(hash).collect();
+    xxh3_64(bytemuck::cast_slice(&hashes))
 }
 
 fn find_bias(tensors: &Tensors<'_>, name: &str, size: usize) -> Result<Option<Vec<f32>>> {
