@@ -27,14 +27,14 @@ LAYERS = [
     {"train"},
     {"align"},
     {"eval"},
-    {"recipes", "bench", "cli", "__main__"},
+    {"recipes", "bench", "serve", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MAX_LINES = 500
 # A longer file says why in these words.
 LONG_FILE_REASON = re.compile(rf"more than {MAX_LINES} lines", re.IGNORECASE)
 PICKLES = {"pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
-HEAVY = {"torch", "tyro", "rich", "matplotlib", "pyarrow", "transformers", "tokenizers", "jinja2"}
+HEAVY = {"torch", "tyro", "rich", "matplotlib", "pyarrow", "transformers", "tokenizers", "jinja2", "fastapi"}
 
 
 def _modules() -> Iterator[tuple[Path, ast.Module]]:

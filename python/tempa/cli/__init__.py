@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "grpo": ("train", "policy gradient on groups of samples with a verifiable reward"),
     "chat": ("chat", "show: render a conversation and colour the tokens that are trained"),
     "generate": ("generate", "complete a prompt or answer a chat message"),
+    "serve": ("serve", "an OpenAI-compatible server with a page to chat with a model"),
     "eval": ("eval", "bits per byte, exact answers, preference accuracy, with intervals"),
     "bench": ("bench", "micro-benchmarks on this machine beside its measured ceilings"),
     "kernels": ("kernels", "compile the CUDA kernels ahead of time, list or clear their cache"),
