@@ -2,9 +2,9 @@
 
     python benches/serve_load.py [--clients 200] [--seconds 60] [--model DIR]
 
-Each client asks again and again: prompts of random lengths, half of the answers streamed, one to four samples,
-and a third of the requests left at a random moment by closing the connection. Afterwards the server must
-have answered with nothing but 200 and 429, hold no block and no request, and be no larger than after the
+Each client asks again and again: prompts of random lengths, half of the answers streamed, up to four
+samples, and a third of the requests left at a random moment by closing the connection. Afterwards the server
+must have answered with nothing but 200 and 429, hold no block and no request, and be no larger than after the
 first quarter by more than a tenth; its cache is small, so that it is full by then. Without a model, one of 1M
 parameters with random weights is made.
 """
@@ -120,9 +120,8 @@ async def run(port: int, name: str, process: psutil.Process, clients: int, secon
     print(f"machine    {json.dumps(machine())}")
     print(f"requests   {dict(sorted(load.statuses.items()))}, {load.num_left} left early, {elapsed_s:.0f} s")
     print(f"new tokens {left['tempa_new_tokens_total'] / elapsed_s:,.0f}/s")
-    print(
-        f"streams    begin within {first_s[len(first_s) // 2]:.3f} s, 99% {first_s[len(first_s) * 99 // 100]:.3f} s"
-    )
+    median_s, slow_s = first_s[len(first_s) // 2], first_s[len(first_s) * 99 // 100]
+    print(f"streams    begin after {median_s:.3f} s, 99% after {slow_s:.3f} s")
     print(f"memory     {early_bytes >> 20} MiB after a quarter, {late_bytes >> 20} MiB at the end")
     print(
         f"left over  {left['tempa_requests_open']:.0f} requests, cache {left['tempa_cache_usage_ratio']:.4f}"

@@ -21,7 +21,7 @@ from tempa.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["hello"], vocab_size=261)
 # Long enough for a busy machine, and the end of a test that hangs.
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 
 class Told:

@@ -204,7 +204,7 @@ def test_help_teaches(capsys) -> None:
         cli.run(["serve", "--help"])
     assert status.value.code == 0
     out = capsys.readouterr().out
-    assert "curl http://127.0.0.1:8000/v1/chat/completions" in out
+    assert "curl 127.0.0.1:8000/v1/chat/completions" in out
     assert "--max-queue" in out
 
 

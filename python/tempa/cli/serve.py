@@ -11,8 +11,8 @@ from tempa.serve.settings import ServeConfig, read_api_key
 
 _HELP = """Serve a model to OpenAI's clients, and a page to chat with it.
 
-  tempa serve --model runs/sft                      then open http://127.0.0.1:8000 or:
-  curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
+  tempa serve --model runs/sft          then open 127.0.0.1:8000 in a browser, or:
+  curl 127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
     -d '{"model": "sft", "messages": [{"role": "user", "content": "What is 17 + 25?"}]}'
   TEMPA_API_KEY=... tempa serve --model runs/sft --host 0.0.0.0
   tempa serve --model runs/sft --preferences pairs.jsonl    votes of the page, for tempa dpo

@@ -22,7 +22,7 @@ class ServeConfig:
         api_key_file: File that holds the key which requests must bring; TEMPA_API_KEY is used without it.
         allow_hosts: Names of this server that requests may use. Without any, those of this machine when
             listening to it alone, so that a page elsewhere cannot pass for it, and else all.
-        allow_origins: Pages of other origins that may call the server, such as https://example.org.
+        allow_origins: Pages of other origins that may call the server, each a scheme and a name.
         preferences: File of pairs for `tempa dpo`, to which the chat page adds; none are taken without it.
         device: Where to run.
         cache_bytes: Memory for keys and values.
