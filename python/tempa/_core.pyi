@@ -511,6 +511,9 @@ def clean_texts(
     texts: Sequence[str], thresholds: Sequence[float], edits: Sequence[bool]
 ) -> tuple[list[str | None], NDArray[np.int32], NDArray[np.float64], NDArray[np.int64]]: ...
 
+# checksum.rs
+def checksum(arrays: Sequence[NDArray[np.uint8]]) -> int: ...
+
 # classify.rs
 @final
 class Classifier:

@@ -16,7 +16,7 @@ from tempa.engine.request import Event, Ids, Request
 from tempa.engine.sampling import Completion, Sampling
 from tempa.engine.scheduler import Sample, Scheduler
 from tempa.engine.sequences import Sequences
-from tempa.model import Decoder, KvCache, Transformer
+from tempa.model import Decoder, KvCache, Transformer, weights_checksum
 from tempa.tokenizer import Tokenizer
 
 # Tokens scored in one forward.
@@ -43,6 +43,8 @@ class Engine:
             log-probabilities of samples are those of the model, and lets the model compute where `Decoder`
             cannot.
         reuses_prefixes: Whether prompts begin with what earlier ones have computed. It changes no token.
+        has_fixed_weights: Whether the weights never change, as when serving. Otherwise they are read once
+            whenever the engine begins to work, to see if they have.
 
     >>> from tempa.model import ModelConfig
     >>> engine = Engine(Transformer(ModelConfig(vocab_size=10, depth=1, width=8, num_heads=2)))
@@ -62,6 +64,7 @@ class Engine:
         step_tokens: int = 2048,
         weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
         reuses_prefixes: bool = True,
+        has_fixed_weights: bool = False,
     ) -> None:
         sizes = {"block_size": block_size, "max_batch": max_batch, "step_tokens": step_tokens}
         for name, value in sizes.items():
@@ -74,9 +77,10 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self._block_size, self._max_batch, self._cache_bytes = block_size, max_batch, cache_bytes
         self._step_tokens, self._weights, self._reuses_prefixes = step_tokens, weights, reuses_prefixes
+        self._has_fixed_weights = has_fixed_weights
         self._decoder = Decoder(model, weights=weights) if weights != "auto" else None
         self._scheduler: Scheduler | None = None
-        self._state: object = None  # of the weights, when prefixes were computed
+        self._checksum: int | None = None  # of the weights that prefixes were computed with
         self._num_tickets = 0
         self._samples: dict[int, list[Sample]] = {}
         self._told: dict[int, list[int]] = {}  # tokens told of each sample of what was submitted
@@ -280,15 +284,18 @@ class Engine:
         scheduler = self._scheduler
         if scheduler is not None and not self.is_idle:
             return scheduler
-        decoder = self._current_decoder()
+        is_changed = False
+        if self._checksum is None or not self._has_fixed_weights:
+            checksum = weights_checksum(self.model)
+            is_changed = checksum != self._checksum
+            self._checksum = checksum
+        decoder = self._current_decoder(is_changed=is_changed)
         weight = self.model.embedding.weight
         dtype = _cache_dtype(weight) if decoder is None else torch.float32
-        state = _state_of(self.model)
         if scheduler is None or not scheduler.sequences.is_like(decoder, dtype, weight.device):
             scheduler = self._scheduler = self._make(decoder, dtype)
-        elif state is None or state != self._state:
+        elif is_changed:
             scheduler.sequences.forget()
-        self._state = state
         return scheduler
 
     def _make(self, decoder: Decoder | None, dtype: torch.dtype) -> Scheduler:
@@ -306,16 +313,16 @@ class Engine:
         )
         return Scheduler(sequences, self.tokenizer, max_batch=self._max_batch, step_tokens=self._step_tokens)
 
-    def _current_decoder(self) -> Decoder | None:
+    def _current_decoder(self, *, is_changed: bool) -> Decoder | None:
         """A decoder with the weights that the model has now, if it can compute as the model would."""
+        if self._decoder is not None and is_changed:
+            self._decoder.refresh()
         if self._weights == "auto" and (
             torch.is_autocast_enabled(self.model.device.type) or not Decoder.supports(self.model)
         ):
             return None
         if self._decoder is None:
             self._decoder = Decoder(self.model)
-        else:
-            self._decoder.refresh()
         return self._decoder
 
     def _check(self, request: Request, name: str) -> list[NDArray[np.int64]]:
@@ -412,14 +419,6 @@ def _cache_dtype(weight: Tensor) -> torch.dtype:
     """What products with `weight` give: its dtype, or that of autocast."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-
-
-def _state_of(model: Transformer) -> object:
-    """Equal as long as torch has counted no change of a weight; None if it does not count."""
-    parameters = list(model.parameters())
-    if any(p.is_inference() for p in parameters):
-        return None
-    return [(p.data_ptr(), p._version) for p in parameters]
 
 
 def _batches(rows: list[NDArray[np.integer]]) -> Iterator[list[NDArray[np.integer]]]:

@@ -3,6 +3,7 @@
 from tempa.model.cache import KvCache
 from tempa.model.config import ModelConfig
 from tempa.model.decoder import Decoder
+from tempa.model.state import weights_checksum
 from tempa.model.store import load_model, load_scalar, save_model
 from tempa.model.transformer import ScalarHead, Transformer
 
@@ -15,4 +16,5 @@ __all__ = [
     "load_model",
     "load_scalar",
     "save_model",
+    "weights_checksum",
 ]

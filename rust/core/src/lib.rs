@@ -7,6 +7,7 @@
 pub mod attend;
 pub mod bpe;
 pub mod chat;
+pub mod checksum;
 pub mod classify;
 pub mod corpus;
 pub mod decode;

@@ -7,6 +7,7 @@ mod border;
 mod bpe;
 mod bpe_train;
 mod chat;
+mod checksum;
 mod classify;
 mod corpus;
 mod decode;
@@ -42,6 +43,8 @@ mod _core {
     use bpe_train::PieceCounts;
     #[pymodule_export]
     use chat::render_chats;
+    #[pymodule_export]
+    use checksum::checksum;
     #[pymodule_export]
     use classify::{Classifier, text_features};
     #[pymodule_export]
