@@ -183,6 +183,24 @@ class Engine:
         self._samples.pop(ticket, None)
         self._told.pop(ticket, None)
 
+    def sequences(self) -> Sequences:
+        """The cache and the model of the engine, for strategies that go step by step; while it is idle.
+
+        Raises:
+            RuntimeError: If requests run or wait: their blocks are set aside.
+        """
+        if not self.is_idle:
+            raise RuntimeError("the engine is at work; a strategy needs an engine without requests")
+        return self._current().sequences
+
+    def check_prompt(self, prompt: Ids) -> NDArray[np.int64]:
+        """The tokens of a prompt, if the model can go on from it.
+
+        Raises:
+            ValueError: If it is empty, has an id outside the vocabulary or leaves no room for a new token.
+        """
+        return self._check(Request(prompt=prompt), "the prompt")[0]
+
     @property
     def is_idle(self) -> bool:
         """Whether no request runs or waits."""
@@ -223,17 +241,24 @@ class Engine:
         Raises:
             ValueError: If an id is outside the vocabulary or a continuation exceeds the model's length.
         """
-        start = self._ids(prompt, "the prompt")
+        return self.score_each([prompt] * len(continuations), continuations, temperature=temperature)
+
+    def score_each(
+        self, prompts: Sequence[Ids], continuations: Sequence[Ids], *, temperature: float = 1.0
+    ) -> list[NDArray[np.float32]]:
+        """`score` for continuations with a prompt each."""
+        starts = [self._ids(ids, f"prompt {i}") for i, ids in enumerate(prompts)]
         ends = [self._ids(ids, f"continuation {i}", may_be_empty=True) for i, ids in enumerate(continuations)]
-        rows: list[NDArray[np.integer]] = [np.concatenate([start, ids]) for ids in ends]
-        scores: list[NDArray[np.float32]] = []
+        rows: list[NDArray[np.integer]] = [
+            np.concatenate([start, end]) for start, end in zip(starts, ends, strict=True)
+        ]
+        flat: list[NDArray[np.float32]] = []
         with torch.inference_mode():
             for batch in _batches(rows):
                 packed = Packed.from_rows(batch).to(self.model.device)
                 logps = self.model.logps(packed, temperature=temperature).float().cpu().numpy()
-                cuts = np.cumsum([len(row) for row in batch])
-                scores += [part[len(start) - 1 : -1] for part in np.split(logps, cuts[:-1])]
-        return scores
+                flat += np.split(logps, np.cumsum([len(row) for row in batch])[:-1])
+        return [part[len(start) - 1 : -1] for start, part in zip(starts, flat, strict=True)]
 
     def _advance(self) -> None:
         assert self._scheduler is not None

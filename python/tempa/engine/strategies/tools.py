@@ -1,0 +1,66 @@
+"""Tools: a marked text is handed to a function, and what it returns stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from tempa import _core
+from tempa.engine.request import Hook
+from tempa.tokenizer import Tokenizer
+
+# Tokens back that an opening marker is looked for.
+_REACH = 256
+
+
+def tool(
+    tokenizer: Tokenizer, start: str, end: str, function: Callable[[str], str], *, after: str = ""
+) -> Hook:
+    """A hook that calls a function with the text between two markers (ch3 B13).
+
+    Args:
+        tokenizer: Of the engine.
+        start: Comes before the text.
+        end: Comes after it; when it is complete, the function is called.
+        function: Returns what is put in. An error is put in too, so that the model can go on.
+        after: Put in behind that.
+
+    >>> tokenizer = Tokenizer.from_characters("<>=0123456789+ ")
+    >>> hook = tool(tokenizer, "<", ">", calculator, after=" ")
+    >>> tokenizer.decode(hook(tokenizer.encode("17 + 25 = <17+25>")))
+    '42 '
+    """
+    if not start or not end:
+        raise ValueError(f"markers must not be empty, got {start!r} and {end!r}")
+
+    def hook(ids: list[int]) -> list[int]:
+        text = tokenizer.decode(ids[-_REACH:])
+        if not text.endswith(end):
+            return []
+        _, found, inside = text[: -len(end)].rpartition(start)
+        if not found or end in inside:
+            return []
+        try:
+            result = function(inside)
+        except ValueError as error:
+            result = f"error: {error}"
+        return list(tokenizer.encode(result + after))
+
+    return hook
+
+
+def calculator(expression: str) -> str:
+    """The value of numbers, `+ - * /` and parentheses: exact if it is short as a decimal, else rounded.
+
+    Safe for text from a model: nothing else is evaluated, and sizes have limits.
+
+    Raises:
+        ValueError: If the expression is malformed, divides by 0 or is too large.
+
+    >>> calculator("48/2.5"), calculator("1/3")
+    ('19.2', '0.333333')
+    """
+    value = Fraction(*_core.evaluate_arithmetic(expression))
+    if value.denominator == 1:
+        return str(value.numerator)
+    return f"{float(value):.6f}".rstrip("0").rstrip(".")
