@@ -57,7 +57,10 @@ class JsonGrammar:
 
 
 class JsonConstraint:
-    """Where one sample is in the grammar; see `tempa.engine.request.Constraint`."""
+    """Where one sample is in the grammar; see `tempa.engine.request.Constraint`.
+
+    A grammar that becomes too much work allows no token any more, which ends its own sample and no other.
+    """
 
     def __init__(self, matcher: llguidance.LLMatcher) -> None:
         self._matcher = matcher
@@ -66,18 +69,13 @@ class JsonConstraint:
         """Set the bits of the tokens that may come next."""
         # The model may have more rows than the tokenizer has tokens.
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.int32)
-        self._check()
-        words[: len(mask)] = mask
-        words[len(mask) :] = 0
+        words[:] = 0
+        if not self._matcher.is_error():
+            words[: len(mask)] = mask
 
     def accept(self, token: int) -> None:
         """Go on past a token."""
         self._matcher.consume_token(token)
-        self._check()
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise ValueError(self._matcher.get_error())
 
 
 class _Vocabulary:

@@ -71,7 +71,8 @@ class Call:
         if self._error is not None:
             return
         if event.finish_reason == "error":
-            self.fail(ApiError(500, "the model gave no valid probabilities for this request"))
+            # Logits that are no numbers, or a schema that became too much work.
+            self.fail(ApiError(500, "no token can follow: the model failed, or the schema is too complex"))
             return
         if event.token is not None:
             self._measure(index, now_s)
