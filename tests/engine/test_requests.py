@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tempa.data.packed import Packed
 from tempa.engine import Completion, Engine, Event, Request, Sampling
+from tempa.engine.sequences import Sequences
 from tempa.model import Transformer
 from tempa.tokenizer import Tokenizer
 
@@ -246,6 +247,28 @@ def test_the_likeliest_tokens_come_with_each_one(build: Build, prompts_of: Promp
     assert [token for token, _ in completion.top[0]] == expected.indices.tolist()
     np.testing.assert_allclose([logp for _, logp in completion.top[0]], expected.values, atol=1e-5)
     assert completion.top[0][0] == (completion.ids[0], pytest.approx(completion.logps[0]))
+
+
+def test_requests_hear_of_a_step_that_failed(
+    build: Build, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(build(), tokenizer, max_batch=1)
+    tickets = [engine.submit(Request(prompt=[1 + i], sampling=GREEDY)) for i in range(3)]
+    assert [event.finish_reason for event in engine.step()] == [None]
+
+    def failing(*arguments: object, **more: object) -> None:
+        raise RuntimeError("no power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sequences, "advance", failing)
+        with pytest.raises(RuntimeError, match="no power"):
+            engine.step()
+    assert sorted((event.ticket, event.finish_reason) for event in engine.step()) == [
+        (ticket, "error") for ticket in tickets
+    ]
+    assert engine.step() == []
+    again = engine.submit(Request(prompt=[1], sampling=GREEDY))
+    assert [event.token for event in served(engine)[again]] == greedy(engine.model, [1], 12)
 
 
 def test_a_request_that_is_cancelled_leaves_nothing_behind(build: Build, tokenizer: Tokenizer) -> None:

@@ -84,6 +84,7 @@ class Engine:
         self._num_tickets = 0
         self._samples: dict[int, list[Sample]] = {}
         self._told: dict[int, list[int]] = {}  # tokens told of each sample of what was submitted
+        self._lost: set[int] = set()  # requests that waited when a step failed
 
     def generate(
         self, prompts: Sequence[Ids | Request], sampling: Sampling | Sequence[Sampling] | None = None
@@ -148,7 +149,8 @@ class Engine:
                     if piece:
                         yield piece
                 if self._is_over(ticket):
-                    self._completion(self._samples[ticket][0], "the prompt")
+                    for sample in self._samples[ticket]:
+                        self._completion(sample, "the prompt")
                     return
                 self._advance()
         finally:
@@ -182,6 +184,7 @@ class Engine:
             self._scheduler.cancel(ticket)
         self._samples.pop(ticket, None)
         self._told.pop(ticket, None)
+        self._lost.discard(ticket)
 
     def sequences(self) -> Sequences:
         """The cache and the model of the engine, for strategies that go step by step; while it is idle.
@@ -265,8 +268,9 @@ class Engine:
         try:
             self._scheduler.step()
         except BaseException:
-            # What was half done is in no order; those that were running cannot go on.
+            # What was half done is in no order, so nothing that ran or waited can go on.
             self._scheduler = None
+            self._lost |= {ticket for ticket in self._samples if not self._samples[ticket]}
             for samples in self._samples.values():
                 for sample in samples:
                     sample.reason = sample.reason or "error"
@@ -292,6 +296,8 @@ class Engine:
 
     def _tell(self, ticket: int) -> Iterator[Event]:
         told = self._told[ticket]
+        if ticket in self._lost:
+            yield Event(ticket, 0, None, math.nan, (), "", "error")
         for i, sample in enumerate(self._samples[ticket]):
             if i == len(told):
                 told.append(0)

@@ -362,7 +362,12 @@ class Scheduler:
             on_bad="sentinel",
         )
         for i, token in enumerate(draws.ids.tolist()):
-            self._take(ready[i], token, draws, i)
+            if token >= 0:
+                self._take(ready[i], token, draws, i)
+                continue
+            ready[i].reason = "error"
+            if bool((logits[rows[i]].isnan() | logits[rows[i]].isposinf()).any()):
+                self.sequences.scrub()
         self._drop([sample for sample in ready if sample.reason is not None])
         return ready
 
@@ -405,10 +410,6 @@ class Scheduler:
 
     def _take(self, sample: Sample, token: int, draws: Draws, i: int) -> None:
         """Add what was drawn for a sample."""
-        if token < 0:
-            sample.reason = "error"
-            self.sequences.scrub()
-            return
         request = sample.request
         top: tuple[tuple[int, float], ...] = ()
         if request.top_logps:
