@@ -43,7 +43,14 @@ def main(name: str, argv: list[str]) -> int:
     model, tokenizer = load_model(directory, choose_device(options.device))
     if tokenizer is None:
         raise ValueError(f"{directory}: the model was saved without a tokenizer")
-    engine = Engine(model, tokenizer, cache_bytes=options.cache_bytes, max_batch=options.max_batch)
+    engine = Engine(
+        model,
+        tokenizer,
+        cache_bytes=options.cache_bytes,
+        max_batch=options.max_batch,
+        weights=options.weights,
+        has_fixed_weights=True,
+    )
     served = Model(
         name=options.name or options.model.resolve().name,
         tokenizer=tokenizer,

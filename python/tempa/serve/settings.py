@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 # Where the key may stand instead of a file. An option would show it in lists of processes.
 KEY_VARIABLE = "TEMPA_API_KEY"
@@ -25,6 +26,7 @@ class ServeConfig:
         allow_origins: Pages of other origins that may call the server, each a scheme and a name.
         preferences: File of pairs for `tempa dpo`, to which the chat page adds; none are taken without it.
         device: Where to run.
+        weights: How matrices are kept on the CPU; bfloat16 and int8 are faster and change the logits.
         cache_bytes: Memory for keys and values.
         max_batch: Most samples that advance together.
         max_request_bytes: The largest body of a request; 413 above.
@@ -47,6 +49,7 @@ class ServeConfig:
     allow_origins: tuple[str, ...] = ()
     preferences: Path | None = None
     device: str = "auto"
+    weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     cache_bytes: int = 1 << 30
     max_batch: int = 256
     max_request_bytes: int = 4 << 20
