@@ -32,6 +32,16 @@ HIGHLIGHTS = [
     ("learn 16,384 tokens from English, one thread", "train 16,384 tokens, 1 thread", "english"),
     ("find near duplicates in 98 MB, one thread", "near duplicates, 128 hashes", "1 thread"),
     ("one .jsonl file of English to shards, one thread", "one .jsonl file to shards, 1 thread", "english"),
+    (
+        "draw one of 151,936 tokens: penalties, mask, top-k, top-p",
+        "one row of 151,936 logits, 1 thread",
+        "top-k 50, top-p 0.9, penalties, mask, spread 1",
+    ),
+    (
+        "KV blocks for a token of each of 256 sequences",
+        "KV manager, blocks of 16 tokens, through Python",
+        "a token for each of 256 sequences",
+    ),
     ("`import tempa` in a new process", "start a process", "import tempa"),
 ]
 START, END = "<!-- written by benches/report.py -->", "<!-- end -->"
@@ -53,7 +63,7 @@ def main() -> int:
 def highlights(results: list[Result]) -> str:
     """The README's table; what has not been measured is left out."""
     lines = ["| what | tempa | beside | measured by |", "| --- | ---: | --- | --- |"]
-    origins = {}
+    dates: dict[str, set[str]] = {}
     for words, group, name in HIGHLIGHTS:
         sides = {row.side: row for row in results if (row.group, row.name) == (group, name)}
         ours = sides.pop(OURS, None)
@@ -62,7 +72,8 @@ def highlights(results: list[Result]) -> str:
         peers = sorted(sides.values(), key=lambda row: row.ratio or 0)
         beside = ", ".join(f"{row.side} {quantity(row.median, row.unit)}" for row in peers)
         lines.append(f"| {words} | {quantity(ours.median, ours.unit)} | {beside} | `{ours.command}` |")
-        origins[f"{describe(ours.machine)}, {ours.date}"] = None
+        dates.setdefault(describe(ours.machine), set()).add(ours.date)
+    origins = (f"{where}, {' to '.join(sorted({min(days), max(days)}))}" for where, days in dates.items())
     return "\n".join([*lines, "", f"Medians on {'; '.join(origins)}."])
 
 
