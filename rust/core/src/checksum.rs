@@ -20,7 +20,7 @@ mod tests {
 
     #[test]
     fn a_byte_a_place_and_a_length_count() {
-        let long: Vec<u8> = (0..PIECE * 2 + 5).map(|i| (i * 7 >> 3) as u8).collect();
+        let long: Vec<u8> = (0..PIECE * 2 + 5).map(|i| ((i * 7) >> 3) as u8).collect();
         let mut changed = long.clone();
         changed[PIECE + 3] ^= 1;
         let all: [&[&[u8]]; 6] =
