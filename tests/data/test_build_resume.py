@@ -12,7 +12,9 @@ from dataclasses import replace
 import pytest
 
 from tempa.data.corpus import BuildConfig, build_corpus, local
+from tempa.data.corpus.config import Perplexity
 from tempa.data.corpus.plan import make_plan
+from tempa.data.unwanted import Unwanted
 from tempa.tokenizer import Tokenizer
 
 WORDS = ["river", "stone", "bridge", "water", "mill", "town", "road", "field", "sing", "walk", "the", "of"]
@@ -104,6 +106,26 @@ def test_a_build_that_is_killed_goes_on_and_gives_the_same_shards(tmp_path, page
     assert kills >= 3
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert not work.exists()
+
+
+def test_what_lists_models_and_evaluation_sets_hold_is_part_of_the_plan(tmp_path, pages):
+    corpus, words, model, quiz = (tmp_path / name for name in ("a.jsonl", "words.txt", "model", "quiz.jsonl"))
+    corpus.write_text(lines(pages))
+    for aid in (words, model, quiz):
+        aid.write_text("one")
+    asked = settings(
+        corpus,
+        tmp_path / "out",
+        unwanted=Unwanted(phrases=(words,)),
+        perplexity=Perplexity(model=model, max=9),
+        against=(f"{quiz}:question",),
+    )
+    plans = [make_plan(asked, "tokenizer").sha256()]
+    assert make_plan(asked, "tokenizer").sha256() == plans[0]
+    for aid in (words, model, quiz):
+        aid.write_text("two")
+        plans.append(make_plan(asked, "tokenizer").sha256())
+    assert len(set(plans)) == 4
 
 
 def test_a_damaged_work_directory_is_mended_and_one_of_another_build_refused(
