@@ -313,7 +313,8 @@ def test_a_tool_answers_behind_its_marker() -> None:
 
     assert answer("it is <(2+3)*4>") == "20"
     assert answer("so <48/2.5>") == "19.2"
-    assert answer("<1> and <2/3>") == "0.666667"
+    assert answer("<1> and <2/3>") == "0.6666666667"
+    assert answer("<1/10000000>") == "1e-07"
     assert answer("<1/0>").startswith("error: ")
     assert answer("<import os>").startswith("error: ")
     assert [answer(text) for text in ("<1+1", "1+1>", "<1> ", "")] == [""] * 4

@@ -6,7 +6,6 @@ calibrated. Training gives the same model for any number of threads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempa import _core
-from tempa.data.documents import Document, in_batches, read_documents
+from tempa.data.documents import Document, in_batches, read_documents, write_records
 from tempa.data.funnel import FunnelReport, Stage, utf8_bytes
 from tempa.data.staging import staged_file
 
@@ -235,17 +234,16 @@ def write_labelled(path: str | Path, documents: Iterable[Labelled], *, overwrite
         ValueError: If the name does not end in .jsonl.
         FileExistsError: If the file exists and may not be replaced.
     """
-    if Path(path).suffix != ".jsonl":
-        raise ValueError(f"{path}: documents are written as JSON lines; the name should end in .jsonl")
-    with staged_file(path, overwrite=overwrite) as file:
-        for item in documents:
-            record = {
-                "text": item.document.text,
-                "source": item.document.source,
-                "label": item.label,
-                "probability": round(item.probability, 6),
-            }
-            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+    records = (
+        {
+            "text": item.document.text,
+            "source": item.document.source,
+            "label": item.label,
+            "probability": round(item.probability, 6),
+        }
+        for item in documents
+    )
+    write_records(path, records, overwrite=overwrite)
 
 
 def read_kinds(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -145,11 +145,18 @@ def write_documents(path: str | Path, documents: Iterable[Document], *, overwrit
         FileExistsError: If the file exists and may not be replaced.
         OSError: If the disk refuses, with the name of the file.
     """
+    records = ({"text": document.text, "source": document.source} for document in documents)
+    write_records(path, records, overwrite=overwrite)
+
+
+def write_records(
+    path: str | Path, records: Iterable[Mapping[str, object]], *, overwrite: bool = False
+) -> None:
+    """Write records as JSON lines; arguments and errors as for `write_documents`."""
     if Path(path).suffix != ".jsonl":
         raise ValueError(f"{path}: documents are written as JSON lines; the name should end in .jsonl")
     with staged_file(path, overwrite=overwrite) as file:
-        for document in documents:
-            record = {"text": document.text, "source": document.source}
+        for record in records:
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 

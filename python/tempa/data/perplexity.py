@@ -7,7 +7,6 @@ one; very low ones are mostly boilerplate. Training gives the same model for any
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempa import _core
-from tempa.data.documents import Document, in_batches
+from tempa.data.documents import Document, in_batches, write_records
 from tempa.data.funnel import FunnelReport, Stage, utf8_bytes
 from tempa.data.staging import staged_file
 
@@ -204,13 +203,12 @@ def write_measured(path: str | Path, documents: Iterable[Measured], *, overwrite
         ValueError: If the name does not end in .jsonl.
         FileExistsError: If the file exists and may not be replaced.
     """
-    if Path(path).suffix != ".jsonl":
-        raise ValueError(f"{path}: documents are written as JSON lines; the name should end in .jsonl")
-    with staged_file(path, overwrite=overwrite) as file:
-        for item in documents:
-            record = {
-                "text": item.document.text,
-                "source": item.document.source,
-                "perplexity": round(item.perplexity, 3) if item.perplexity < math.inf else None,
-            }
-            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+    records = (
+        {
+            "text": item.document.text,
+            "source": item.document.source,
+            "perplexity": round(item.perplexity, 3) if item.perplexity < math.inf else None,
+        }
+        for item in documents
+    )
+    write_records(path, records, overwrite=overwrite)

@@ -30,6 +30,7 @@ pub mod repair;
 pub mod rng;
 pub mod sample;
 pub mod scan;
+mod sealed;
 pub mod shard;
 mod split;
 pub mod text;

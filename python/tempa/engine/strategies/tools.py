@@ -50,7 +50,7 @@ def tool(
 
 
 def calculator(expression: str) -> str:
-    """The value of numbers, `+ - * /` and parentheses: exact if it is short as a decimal, else rounded.
+    """The value of numbers, `+ - * /` and parentheses: exact if it is whole, else to ten digits.
 
     Safe for text from a model: nothing else is evaluated, and sizes have limits.
 
@@ -58,9 +58,9 @@ def calculator(expression: str) -> str:
         ValueError: If the expression is malformed, divides by 0 or is too large.
 
     >>> calculator("48/2.5"), calculator("1/3")
-    ('19.2', '0.333333')
+    ('19.2', '0.3333333333')
     """
     value = Fraction(*_core.evaluate_arithmetic(expression))
     if value.denominator == 1:
         return str(value.numerator)
-    return f"{float(value):.6f}".rstrip("0").rstrip(".")
+    return f"{float(value):.10g}"

@@ -3,23 +3,17 @@
 use std::path::Path;
 
 use bytemuck::{Pod, Zeroable};
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Classifier, Features, num_scores, row_width};
+use crate::sealed::{Magic, seal, unseal};
 use crate::{Error, Result};
 
-const MAGIC: [u8; 8] = *b"tempacls";
+const MAGIC: Magic = *b"tempacls";
 const VERSION: u32 = 1;
-const HEADER_BYTES: usize = size_of::<Header>();
-/// Bytes before what the checksum covers.
-const UNCHECKED_BYTES: usize = 24;
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Header {
-    magic: [u8; 8],
-    /// Low and high half of the xxh3-128 of all that follows.
-    checksum: [u64; 2],
     version: u32,
     bits: u32,
     word_ngram: u32,
@@ -35,9 +29,7 @@ impl Classifier {
     /// The bytes of its file.
     pub fn encode(&self) -> Vec<u8> {
         let labels: String = self.labels.iter().flat_map(|label| [label, "\n"]).collect();
-        let mut header = Header {
-            magic: MAGIC,
-            checksum: [0; 2],
+        let header = Header {
             version: VERSION,
             bits: self.features.bits,
             word_ngram: self.features.word_ngram as u32,
@@ -48,14 +40,11 @@ impl Classifier {
             label_bytes: labels.len() as u32,
         };
         let bias: &[u8] = bytemuck::cast_slice(&self.bias);
-        let mut bytes = [bytemuck::bytes_of(&header), labels.as_bytes(), bias].concat();
+        let mut content = [bytemuck::bytes_of(&header), labels.as_bytes(), bias].concat();
         for row in self.weights.chunks_exact(row_width(self.bias.len())) {
-            bytes.extend_from_slice(bytemuck::cast_slice(&row[..self.bias.len()]));
+            content.extend_from_slice(bytemuck::cast_slice(&row[..self.bias.len()]));
         }
-        let checksum = xxh3_128(&bytes[UNCHECKED_BYTES..]);
-        header.checksum = [checksum as u64, (checksum >> 64) as u64];
-        bytes[..HEADER_BYTES].copy_from_slice(bytemuck::bytes_of(&header));
-        bytes
+        seal(MAGIC, &content)
     }
 
     /// Reads a file that [`Classifier::encode`] has made.
@@ -64,17 +53,11 @@ impl Classifier {
     /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is truncated, altered or no classifier.
     pub fn open(path: &Path) -> Result<Self> {
         let wrong = |reason: String| Error::format(path, format!("{reason}; train it again"));
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        let Some((head, body)) =
-            bytes.split_at_checked(HEADER_BYTES).filter(|(head, _)| head.starts_with(&MAGIC))
-        else {
-            return Err(wrong("not a classifier".into()));
+        let content = unseal(path, MAGIC, "a classifier")?;
+        let Some((head, body)) = content.split_at_checked(size_of::<Header>()) else {
+            return Err(wrong("the header is cut off".into()));
         };
         let header: Header = bytemuck::pod_read_unaligned(head);
-        let checksum = xxh3_128(&bytes[UNCHECKED_BYTES..]);
-        if header.checksum != [checksum as u64, (checksum >> 64) as u64] {
-            return Err(wrong("the checksum does not match: truncated or altered".into()));
-        }
         let features = Features {
             bits: header.bits,
             word_ngram: header.word_ngram as usize,
