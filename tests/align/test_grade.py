@@ -1,12 +1,11 @@
 import json
 import re
-from fractions import Fraction
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tempa.align.grade import Task, answers_equal, evaluate, exact_answer, extract_answer, grade
+from tempa.align.grade import Task, answers_equal, exact_answer, extract_answer, grade
 
 
 def task(answer):
@@ -48,51 +47,6 @@ def test_gsm8k_answers_follow_the_marker(shared_data):
         answer = json.loads(line)["answer"]
         expected = re.search(r"#### (-?[0-9.,]+)", answer).group(1)
         assert extract_answer(answer) == expected
-
-
-def test_gsm8k_annotations_evaluate_to_their_results(shared_data):
-    """Ch3 B13: the calculator agrees with the annotators to two decimals, but knows no `//`."""
-    wrong, total = [], 0
-    for line in (shared_data / "gsm8k-train.jsonl").read_text().splitlines():
-        for expression, result in re.findall(r"<<([^<>]*)=([^<>=]*)>>", json.loads(line)["answer"]):
-            total += 1
-            try:
-                close = abs(evaluate(expression) - evaluate(result)) <= Fraction(1, 100)
-            except ValueError:
-                close = False
-            if not close:
-                wrong.append(expression)
-    assert total > 20_000
-    assert wrong == ["560//10", "180//3"]
-
-
-numbers = st.one_of(st.integers(0, 999).map(str), st.decimals(0, 99, places=2).map(str))
-expressions = st.recursive(
-    numbers,
-    lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda three: "({} {} {})".format(*three)),
-        inner.map(lambda text: f"-{text}"),
-    ),
-    max_leaves=8,
-)
-
-
-@given(expressions)
-def test_the_calculator_equals_exact_python_arithmetic(expression):
-    exact = re.sub(r"[\d.]+", lambda number: f"Fraction('{number.group()}')", expression)
-    try:
-        expected = eval(exact, {"Fraction": Fraction})
-    except ZeroDivisionError:
-        with pytest.raises(ValueError, match="division by zero"):
-            evaluate(expression)
-    else:
-        assert evaluate(expression) == expected
-
-
-@pytest.mark.parametrize("expression", ["", "1 +", "__import__('os')", "2**9", "9" * 40, "(" * 500, "1/0"])
-def test_the_calculator_refuses_what_it_cannot_do(expression):
-    with pytest.raises(ValueError, match=r"expected|bits|nests|zero"):
-        evaluate(expression)
 
 
 @given(st.fractions())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from tempa.engine.strategies import (
     PromptLookup,
     beam_search,
     best_of,
-    calculator,
     cascade,
     contrast,
     guide,
@@ -31,10 +29,8 @@ from tempa.engine.strategies import (
     mix,
     power_sample,
     speculate,
-    tool,
 )
 from tempa.model import Transformer
-from tempa.tokenizer import Tokenizer
 
 Build = Callable[..., Transformer]
 Prompts = Callable[..., list[list[int]]]
@@ -302,38 +298,3 @@ def test_a_cascade_asks_the_next_model_where_one_is_unsure(build: Build, prompts
         cascade([], prompts, sampling, threshold=0.5)
     with pytest.raises(ValueError, match="one sample, got n = 2"):
         cascade([small], prompts, Sampling(n=2), threshold=0.5)
-
-
-def test_a_tool_answers_behind_its_marker() -> None:
-    tokenizer = Tokenizer.from_characters(string.printable)
-    hook = tool(tokenizer, "<", ">", calculator)
-
-    def answer(text: str) -> str:
-        return tokenizer.decode(hook(tokenizer.encode(text)))
-
-    assert answer("it is <(2+3)*4>") == "20"
-    assert answer("so <48/2.5>") == "19.2"
-    assert answer("<1> and <2/3>") == "0.6666666667"
-    assert answer("<1/10000000>") == "1e-07"
-    assert answer("<1/0>").startswith("error: ")
-    assert answer("<import os>").startswith("error: ")
-    assert [answer(text) for text in ("<1+1", "1+1>", "<1> ", "")] == [""] * 4
-    with pytest.raises(ValueError, match="markers must not be empty"):
-        tool(tokenizer, "", ">", calculator)
-
-
-def test_a_model_that_asks_for_a_tool_reads_its_answer(
-    build: Build, prompts_of: Prompts, tokenizer: Tokenizer
-) -> None:
-    engine, [prompt] = Engine(build(), tokenizer), prompts_of(6)
-    sampling = Sampling(max_new_tokens=20, seed=3)
-    [[free]] = engine.generate([prompt], sampling)
-    start = free.text[2]
-    end = next(letter for letter in free.text[3:] if letter != start)
-    hook = tool(tokenizer, start, end, lambda inside: 2 * (inside or "a"))
-    [[helped]] = engine.generate([Request(prompt=prompt, sampling=sampling, hook=hook)])
-    put_in = np.isnan(helped.logps)
-    assert put_in.any()
-    first = int(put_in.argmax())
-    assert helped.ids[:first].tolist() == free.ids[:first].tolist()
-    assert helped.text[first - 1] == end

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, Protocol
 
 import numpy as np
@@ -71,18 +70,6 @@ def grade(texts: Sequence[str], answers: Sequence[str], how: Extraction = "any")
     [1.0, 0.0]
     """
     return _core.grade(list(texts), list(answers), how)
-
-
-def evaluate(expression: str) -> Fraction:
-    """The exact value of numbers, `+ - * /` and parentheses; safe for text from a model (ch3 B13).
-
-    Raises:
-        ValueError: If the expression is malformed, divides by 0, or is larger than the limits.
-
-    >>> evaluate("48/2.5")
-    Fraction(96, 5)
-    """
-    return Fraction(*_core.evaluate_arithmetic(expression))
 
 
 def same_words(text: str, task: Task) -> float:

@@ -6,7 +6,7 @@ from tempa.engine.strategies.choose import best_of, majority, minimum_risk
 from tempa.engine.strategies.combine import contrast, guide, mix
 from tempa.engine.strategies.power import power_sample
 from tempa.engine.strategies.speculate import DraftModel, Drafts, PromptLookup, speculate
-from tempa.engine.strategies.tools import calculator, tool
+from tempa.engine.strategies.tools import calculator, evaluate, tool
 
 __all__ = [
     "Beam",
@@ -18,6 +18,7 @@ __all__ = [
     "calculator",
     "cascade",
     "contrast",
+    "evaluate",
     "guide",
     "majority",
     "minimum_risk",

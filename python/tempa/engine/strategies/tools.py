@@ -49,18 +49,27 @@ def tool(
     return hook
 
 
-def calculator(expression: str) -> str:
-    """The value of numbers, `+ - * /` and parentheses: exact if it is whole, else to ten digits.
+def evaluate(expression: str) -> Fraction:
+    """The exact value of numbers, `+ - * /` and parentheses.
 
     Safe for text from a model: nothing else is evaluated, and sizes have limits.
 
     Raises:
         ValueError: If the expression is malformed, divides by 0 or is too large.
 
+    >>> evaluate("48/2.5")
+    Fraction(96, 5)
+    """
+    return Fraction(*_core.evaluate_arithmetic(expression))
+
+
+def calculator(expression: str) -> str:
+    """`evaluate` for `tool`: exact if the value is whole, else to ten digits.
+
     >>> calculator("48/2.5"), calculator("1/3")
     ('19.2', '0.3333333333')
     """
-    value = Fraction(*_core.evaluate_arithmetic(expression))
+    value = evaluate(expression)
     if value.denominator == 1:
         return str(value.numerator)
     return f"{float(value):.10g}"
