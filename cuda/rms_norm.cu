@@ -7,8 +7,8 @@
 //
 // Compiled for one shape: ELEMENT (float, bf16, fp16), VECTOR elements a pack, THREADS a row (a power of two),
 // PACKS a thread, ROWS a block (1 if THREADS > 32), WEIGHTED 0 or 1. Block (THREADS, ROWS).
-#include "convert.cuh"
 #include "pack.cuh"
+#include "ptx.cuh"
 
 constexpr int LANES = THREADS < 32 ? THREADS : 32;
 constexpr int WARPS = THREADS / LANES;
@@ -22,10 +22,10 @@ __device__ __forceinline__ void sum_over_row(float (&values)[COUNT]) {
     for (int i = 0; i < COUNT; ++i) {
 #pragma unroll
         for (int offset = LANES / 2; offset > 0; offset /= 2)
-            values[i] += __shfl_xor_sync(0xffffffffu, values[i], offset);
+            values[i] += __shfl_xor_sync(ALL_LANES, values[i], offset);
     }
     if constexpr (WARPS > 1) {
-        __shared__ float parts[COUNT][WARPS];
+        auto& parts = static_shared<float[COUNT][WARPS]>();
         const int warp = threadIdx.x / 32;
         __syncthreads();  // the parts of the row before have been read
         if (threadIdx.x % 32 == 0)
@@ -133,7 +133,7 @@ rms_norm_backward(ELEMENT* __restrict__ dx, float* __restrict__ dweight, const E
             if (column < width) sums_of_block[column] = gain_sum[i];
         }
     } else {
-        __shared__ float parts[ROWS][THREADS * PACKS * VECTOR];
+        auto& parts = static_shared<float[ROWS][THREADS * PACKS * VECTOR]>();
 #pragma unroll
         for (int i = 0; i < PACKS * VECTOR; ++i)
             parts[threadIdx.y][(i / VECTOR * THREADS + threadIdx.x) * VECTOR + i % VECTOR] = gain_sum[i];

@@ -1,4 +1,4 @@
-"""The kernels of `cuda/rms_norm.cu`, compiled for GPUs and run on the CPU by `emulation/emulate.hpp`.
+"""The kernels of `cuda/rms_norm.cu`, compiled for GPUs and run on the CPU by `simulator`.
 
 `tests/gpu/test_rms_norm.py` runs them where they belong.
 """
@@ -6,59 +6,20 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from simulator import simulate
 
 from tempa.ops import nvrtc
 from tempa.ops.reference import rms_norm
 from tempa.ops.rms_norm_cuda import SOURCE, Shape
 
-EMULATION = Path(__file__).parent / "emulation"
-HARNESS = """
-#include "emulate.hpp"
-#include "rms_norm.cu"
-extern "C" bool forward(int grid, ELEMENT* y, ELEMENT* x, ELEMENT* weight,
-                        long long rows, int width, float eps) {
-    return emulation::launch(grid, THREADS, ROWS, [=] { rms_norm_forward(y, x, weight, rows, width, eps); });
-}
-extern "C" bool backward(int grid, ELEMENT* dx, float* dweight, ELEMENT* dy, ELEMENT* x, ELEMENT* weight,
-                         long long rows, int width, float eps) {
-    return emulation::launch(grid, THREADS, ROWS,
-                             [=] { rms_norm_backward(dx, dweight, dy, x, weight, rows, width, eps); });
-}
-"""
 EPS = 1e-5
-# Half a unit in the last place of bfloat16 is 2^-9 of the value; float32 sums of 1030 terms lose a few bits.
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-8}
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Shape, torch.dtype, bool], ctypes.CDLL]:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed, so the kernel cannot be run on the CPU")
-
-    def build(shape: Shape, dtype: torch.dtype, weighted: bool) -> ctypes.CDLL:
-        folder = tmp_path_factory.mktemp("emulated")
-        for path in (*nvrtc.SOURCES.glob("*.cu*"), *EMULATION.iterdir()):
-            shutil.copy(path, folder)
-        (folder / "harness.cpp").write_text(HARNESS)
-        macros = [f"-D{name}={value}" for name, value in shape.defines(dtype, weighted=weighted).items()]
-        flags = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-shared", "-fPIC", "-w"]
-        subprocess.run([compiler, *flags, *macros, "harness.cpp", "-o", "kernel.so"], cwd=folder, check=True)
-        return ctypes.CDLL(str(folder / "kernel.so"))
-
-    return build
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+# Half a unit in the last place of bfloat16 is 2^-9 of the value, of float16 2^-12; float32 sums of 1030
+# terms lose a few bits.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 
 # Widths that end inside a pack, a warp or a block, and row counts that end inside a block.
@@ -67,6 +28,7 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     [
         (5, 7, torch.float32, True, True),
         (70, 64, torch.bfloat16, True, True),
+        (33, 40, torch.float16, True, True),
         (19, 72, torch.bfloat16, True, False),
         (9, 512, torch.float32, True, True),
         (3, 1030, torch.float32, True, True),
@@ -75,24 +37,22 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
         (1, 1, torch.float32, True, True),
     ],
 )
-def test_the_emulated_kernel_equals_the_reference(
-    emulated, num_rows, width, dtype, aligned, weighted
-) -> None:
+def test_the_simulated_kernel_equals_the_reference(num_rows, width, dtype, aligned, weighted) -> None:
     generator = torch.Generator().manual_seed(width)
     x, dy = (torch.randn(num_rows, width, generator=generator).to(dtype) for _ in range(2))
     weight = torch.randn(width, generator=generator).to(dtype) if weighted else None
     shape = Shape.of(width, dtype, aligned=aligned)
-    library = emulated(shape, dtype, weighted)
     size = (ctypes.c_longlong(num_rows), ctypes.c_int(width), ctypes.c_float(EPS))
+    launch = {"block": (shape.threads, shape.rows), "defines": shape.defines(dtype, weighted=weighted)}
 
     y = torch.full_like(x, torch.nan)
     blocks = -(-num_rows // shape.rows)
-    assert library.forward(blocks, *map(_pointer, (y, x, weight)), *size), "deadlock"
+    simulate(SOURCE, "rms_norm_forward", y, x, weight, *size, grid=blocks, **launch)
     dx = torch.full_like(x, torch.nan)
     # Fewer blocks than rows, so that blocks take turns.
     blocks = -(-blocks // 2)
     sums = torch.full((blocks, width), torch.nan) if weighted else None
-    assert library.backward(blocks, *map(_pointer, (dx, sums, dy, x, weight)), *size), "deadlock"
+    simulate(SOURCE, "rms_norm_backward", dx, sums, dy, x, weight, *size, grid=blocks, **launch)
 
     wide_x = x.double().requires_grad_()
     wide_weight = None if weight is None else weight.double().requires_grad_()

@@ -1,0 +1,32 @@
+// A fiber is a thread of control that runs until it suspends itself: one for each CUDA thread of a block.
+#pragma once
+#include <cstddef>
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace simulator {
+
+class Fiber {
+public:
+    // Makes the next resume() call `entry` on the stack that ends at `stack_end`; `entry` must not return.
+    void start(char* stack_end, size_t stack_bytes, void (*entry)());
+
+    // Runs the fiber until it suspends. Only the scheduler calls this.
+    void resume();
+
+    // Goes back to the scheduler. Only the running fiber calls this.
+    void suspend();
+
+private:
+#if defined(__x86_64__)
+    void* fiber_stack_ = nullptr;
+    void* scheduler_stack_ = nullptr;
+#else
+    ucontext_t fiber_;
+    ucontext_t scheduler_;
+#endif
+};
+
+}  // namespace simulator
