@@ -172,7 +172,7 @@ def test_keys_and_values_stand_before_the_prompt(build: Build, prompts_of: Promp
     sequences.advance(np.array([handle]), np.array([7]), np.array(before))
     # Block by block as the table lists them.
     blocks = sequences._tables[0, :2].astype(np.int64)
-    kept = sequences.cache.blocks[:, :, blocks].flatten(2, 3)[:, :, :7].clone()
+    kept = sequences.cache.blocks[:, :, blocks].transpose(3, 4).flatten(2, 3)[:, :, :7].clone()
     sequences.free(np.array([handle]))
     for _ in range(2):
         [[completion]] = engine.generate([Request(prompt=prompt, prefix_kv=kept, sampling=GREEDY)])

@@ -72,13 +72,14 @@ def at_once(
 
 
 def rounded(model: Transformer) -> Transformer:
-    """The model with its matrices, but for the embedding as it is read, in bfloat16."""
+    """The model with its matrices and what they multiply in bfloat16, but for the embedding as it is read."""
     copy = Transformer(model.config)
     copy.load_state_dict(model.state_dict())
     with torch.no_grad():
-        for name, parameter in copy.named_parameters():
-            if parameter.ndim == 2 and "embedding" not in name:
-                parameter.copy_(parameter.bfloat16().float())
+        for module in copy.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.copy_(module.weight.bfloat16().float())
+                module.register_forward_pre_hook(lambda _, inputs: inputs[0].bfloat16().float())
     return copy
 
 
@@ -95,10 +96,14 @@ def test_logits_of_float32_weights_are_those_of_the_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_of_bfloat16_weights_are_those_of_rounded_weights(name: str) -> None:
+def test_bfloat16_weights_lose_what_rounding_loses(name: str) -> None:
+    """A sum in another order may round an activation the other way, so errors are compared."""
     model, rows = build(name, tied=False), rows_of(7, 33)
     ours = at_once(Decoder(model, weights="bfloat16"), rows, cache_for(model, 2), tables_for(2))
-    assert worst(ours, logits_of(rounded(model), rows)) < 1e-5
+    exact, theirs = logits_of(model, rows), logits_of(rounded(model), rows)
+    assert worst(ours, theirs) < 0.01
+    error, expected = (np.sqrt(np.square(logits - exact).mean()) for logits in (ours, theirs))
+    assert 0.8 * expected < error < 1.25 * expected
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -68,7 +68,7 @@ def test_paged_attention_equals_packed_whatever_the_block_order(
     )
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
     tables = torch.zeros(3, 9, dtype=torch.int32)
-    cache = ops.LayerCache(*(torch.full((20, block_size, Hkv, D), 1e3, dtype=dtype) for _ in range(2)))
+    cache = ops.LayerCache(*(torch.full((20, Hkv, block_size, D), 1e3, dtype=dtype) for _ in range(2)))
     slots, used = [], 0
     for i, length in enumerate(lengths):
         blocks = order[used : used + -(-length // block_size)]
@@ -89,7 +89,7 @@ def test_paged_attention_equals_packed_whatever_the_block_order(
 
 def test_a_cache_refuses_gradients_instead_of_dropping_them() -> None:
     q, k, v = draw(2, 1, 8), draw(2, 1, 8), draw(2, 1, 8)
-    cache = ops.LayerCache(*(torch.zeros(1, 2, 1, 8, dtype=torch.float64) for _ in range(2)))
+    cache = ops.LayerCache(*(torch.zeros(1, 1, 2, 8, dtype=torch.float64) for _ in range(2)))
     spec = ops.AttentionSpec.packed(torch.tensor([0, 2]), slots=torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="keeps no gradients"):
         ops.attention(q, k, v, spec, cache)

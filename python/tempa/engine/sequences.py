@@ -152,7 +152,7 @@ class Sequences:
         count = np.array([values.shape[2]])
         slots, _ = self._step(np.array([handle]), count, int(count[0]), None)
         places = torch.from_numpy(slots.astype(np.int64)).to(self.cache.blocks.device)
-        self.cache.blocks.flatten(2, 3)[:, :, places] = values.to(self.cache.blocks)
+        self.cache.write(places, values)
 
     def fork(self, handle: int, n: int) -> Handles:
         """Start `n` sequences with the tokens of another one, whose blocks they share."""

@@ -37,7 +37,7 @@ class KvCache:
         if dtype == torch.int8:
             shape += (self.bytes_per_block(config, block_size, dtype) // (2 * config.depth),)
         else:
-            shape += (block_size, config.num_kv_heads, config.head_dim)
+            shape += (config.num_kv_heads, block_size, config.head_dim)
         # Zeros, not empty: a masked place is multiplied by 0, and 0 times a stray NaN is NaN.
         self.blocks = _zeros(shape, dtype, torch.device(device))
         self.block_size = block_size
@@ -52,6 +52,11 @@ class KvCache:
     def layer(self, i: int) -> LayerCache:
         """Keys and values of layer `i`."""
         return self._layers[i]
+
+    def write(self, slots: Tensor, values: Tensor) -> None:
+        """Keep keys and values of all layers, (depth, 2, T, Hkv, D), in slots: (T,) int64."""
+        for layer, (k, v) in zip(self._layers, values.to(self.blocks), strict=True):
+            layer.write(slots, k, v)
 
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
         """Copy whole blocks of all layers, before their new owners write to them."""

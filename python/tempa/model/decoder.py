@@ -25,8 +25,8 @@ class Decoder:
 
     Args:
         model: Its weights are copied by `refresh`; the embedding is read where it is.
-        weights: How matrices are kept. "float32" is exact; "bfloat16" rounds them; "int8" has a scale for
-            each 64 columns of a row and rounds activations likewise. Norms and embedding stay as they are.
+        weights: How matrices are kept. "float32" is exact; "bfloat16" rounds them and what they multiply;
+            "int8" does so with a scale for each 64 columns of a row. Norms and embedding stay as they are.
         num_threads: All processors when None.
 
     >>> from tempa.model import ModelConfig

@@ -193,10 +193,20 @@ def _buckets(order: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArr
 
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one layer: (blocks, block_size, Hkv, D) each."""
+    """Keys and values of one layer: (blocks, Hkv, block_size, D) each.
+
+    A head's part of a block lies in one piece, since a head is read on its own.
+    """
 
     keys: Tensor
     values: Tensor
+
+    def write(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Keep keys and values, (T, Hkv, D) each, in slots: (T,) int64, `block * block_size + place`."""
+        size = self.keys.shape[2]
+        blocks, places = slots // size, slots % size
+        self.keys[blocks, :, places] = k
+        self.values[blocks, :, places] = v
 
 
 def attention(
@@ -220,8 +230,7 @@ def attention(
     if cache is not None and spec.slots is not None:
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             raise ValueError("a cache keeps no gradients; call the model under torch.inference_mode()")
-        cache.keys.flatten(0, 1).index_copy_(0, spec.slots, k)
-        cache.values.flatten(0, 1).index_copy_(0, spec.slots, v)
+        cache.write(spec.slots, k, v)
         if spec.tables is not None:
             return _paged(q, spec, cache)
     return _packed(q, k, v, spec)
@@ -268,7 +277,7 @@ def _paged(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
             spec.lengths.numpy(),
             spec.starts,
             block_size=spec.block_size,
-            num_kv_heads=cache.keys.shape[2],
+            num_kv_heads=cache.keys.shape[1],
             window=spec.window,
         )
         return torch.from_numpy(out)
@@ -285,9 +294,9 @@ def paged_by_gather(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor
 
 def _gathered(q: Tensor, group: PagedGroup, cache: LayerCache) -> Tensor:
     n, num_new = len(group.tables), group.mask.shape[2]
-    heads, head_dim = cache.keys.shape[-2:]
+    _, heads, _, head_dim = cache.keys.shape
     keys, values = (
-        pool.index_select(0, group.tables.flatten()).view(n, -1, heads, head_dim).transpose(1, 2)
+        pool[group.tables].transpose(1, 2).reshape(n, heads, -1, head_dim)
         for pool in (cache.keys, cache.values)
     )  # (n, Hkv, S, D)
     # The heads of a group read the same keys: they become more queries of one head.

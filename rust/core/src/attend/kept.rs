@@ -53,17 +53,23 @@ impl Shape {
     fn rows(self) -> usize {
         self.block_size * self.num_heads
     }
+
+    /// The row of a head at a place of a block: what a head reads lies in one piece.
+    pub(crate) fn row(self, head: usize, place: usize) -> usize {
+        head * self.block_size + place
+    }
 }
 
-/// An element of a block. A block is `(block_size, num_heads, head_dim)` elements, then what else a kind needs.
+/// An element of a block. A block is `(num_heads, block_size, head_dim)` elements, then what else a kind needs.
 pub trait Kept: Pod + Send + Sync {
     /// Elements of a block.
     fn block_len(shape: Shape) -> usize {
         shape.rows() * shape.head_dim
     }
 
-    /// What the elements of a row are multiplied by.
-    fn scale(_block: &[Self], _shape: Shape, _row: usize) -> f32 {
+    /// What the elements of a row of a block are multiplied by.
+    #[inline(always)]
+    fn scale(_all: &[Self], _block: usize, _shape: Shape, _row: usize) -> f32 {
         1.0
     }
 
@@ -111,9 +117,11 @@ impl Kept for i8 {
     }
 
     #[inline(always)]
-    fn scale(block: &[Self], shape: Shape, row: usize) -> f32 {
-        let at = shape.rows() * shape.head_dim + row * size_of::<f32>();
-        f32::from_le_bytes(std::array::from_fn(|i| block[at + i] as u8))
+    fn scale(all: &[Self], block: usize, shape: Shape, row: usize) -> f32 {
+        let rows = block * Self::block_len(shape) + shape.rows() * shape.head_dim;
+        let at = rows + row * size_of::<f32>();
+        let bytes = all[at..].first_chunk().copied().unwrap_or_default();
+        f32::from_le_bytes(bytes.map(|byte: i8| byte as u8))
     }
 
     fn write(block: &mut [Self], shape: Shape, row: usize, values: &[f32]) {

@@ -22,6 +22,8 @@ use crate::{Error, Result};
 const SERIAL_BELOW: usize = 1 << 18;
 /// Query tokens of a unit of work.
 const CHUNK: usize = 32;
+/// Query tokens that are few.
+const FEW: usize = 4;
 
 /// Keys and values of one layer: whole blocks, contiguous.
 #[derive(Debug, Clone, Copy)]
@@ -118,23 +120,37 @@ impl<'a> Sequences<'a> {
         Ok(())
     }
 
-    /// The work, cut for threads: units and their first tokens in the batch.
-    pub(crate) fn units(&self, num_heads: usize, group: usize) -> Vec<(Unit<'a>, usize)> {
+    /// The work, cut for threads.
+    pub(crate) fn units(&self, num_heads: usize, group: usize, num_threads: usize) -> Vec<Unit<'a>> {
+        // With enough sequences, all heads of one together read its blocks from end to end; long chunks, whose keys are
+        // read often, keep to one head.
+        let has_many = self.count() >= 4 * num_threads;
         let mut units = Vec::new();
         for i in 0..self.count() {
             let (tokens, place) = self.new_tokens(i);
             for first in tokens.clone().step_by(CHUNK) {
                 let num_tokens = CHUNK.min(tokens.end - first);
                 let position = place + first - tokens.start;
-                units.extend(
-                    (0..num_heads).map(|head| {
-                        (Unit { table: self.table(i), position, num_tokens, head, group }, first)
-                    }),
-                );
+                let together = if has_many && num_tokens <= FEW { num_heads } else { 1 };
+                let table = self.table(i);
+                units.extend((0..num_heads).step_by(together).map(|head| Unit {
+                    table,
+                    position,
+                    first,
+                    num_tokens,
+                    head,
+                    num_heads: together,
+                    group,
+                }));
             }
         }
         units
     }
+}
+
+/// Units that a thread takes at once: it can ask for the memory of the next while it works on one.
+pub(crate) fn at_once(num_units: usize, num_threads: usize) -> usize {
+    (num_units / (8 * num_threads)).clamp(1, 8)
 }
 
 /// `softmax(q k^T / sqrt(head_dim)) v` for the last tokens of each sequence, whose own keys are in the cache already.
@@ -173,24 +189,22 @@ pub fn attend<T: Kept>(
     }
     let mut out = vec![0.0; queries.len()];
     let parts = Split::new(&mut out);
-    let units = sequences.units(num_heads, group);
-    let run = |scratch: &mut Scratch, &(unit, first): &(Unit<'_>, usize)| {
-        let at = first * stride + unit.head * group * head_dim;
-        let mut write = |token: usize, result: &[f32]| {
-            let at = at + token * stride;
+    let units = sequences.units(num_heads, group, rayon::current_num_threads());
+    let run = |scratch: &mut Scratch, units: &[Unit<'_>]| {
+        let mut write = |token: usize, head: usize, results: &[f32]| {
+            let at = token * stride + head * head_dim;
             // SAFETY: no other unit has this token and head.
-            unsafe { parts.part(at..at + result.len()) }.copy_from_slice(result);
+            unsafe { parts.part(at..at + results.len()) }.copy_from_slice(results);
         };
-        level.run(Attend { unit, blocks, rules, queries: &queries[at..], stride, scratch, out: &mut write });
+        level.run(Attend { units, blocks, rules, queries, stride, scratch, out: &mut write });
     };
     let work = sequences.lengths.iter().sum::<i64>() as usize * stride;
     if work < SERIAL_BELOW {
-        let mut scratch = Scratch::default();
-        for unit in &units {
-            run(&mut scratch, unit);
-        }
+        run(&mut Scratch::default(), &units);
     } else {
-        units.par_iter().for_each_init(Scratch::default, run);
+        units
+            .par_chunks(at_once(units.len(), rayon::current_num_threads()))
+            .for_each_init(Scratch::default, run);
     }
     Ok(out)
 }

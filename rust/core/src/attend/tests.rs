@@ -82,7 +82,7 @@ impl Case {
                     let query = &self.queries[(token * heads + head) * head_dim..][..head_dim];
                     let at = |t: usize, d: usize| {
                         let block = self.tables[i * WIDTH + t / block_size] as usize;
-                        ((block * block_size + t % block_size) * num_heads + head / self.group) * head_dim + d
+                        ((block * num_heads + head / self.group) * block_size + t % block_size) * head_dim + d
                     };
                     let is_seen = |t: &usize| {
                         *t < rules.sinks || rules.window.is_none_or(|window| position < t + window)
@@ -117,8 +117,8 @@ fn assert_close(ours: &[f32], expected: &[f64], tolerance: f64) {
     }
 }
 
-const SHAPES: [(usize, usize, usize, usize); 5] =
-    [(4, 2, 1, 8), (5, 1, 4, 5), (16, 2, 2, 32), (16, 1, 9, 64), (7, 3, 3, 20)];
+const SHAPES: [(usize, usize, usize, usize); 6] =
+    [(4, 2, 1, 8), (5, 1, 4, 5), (16, 2, 2, 32), (16, 1, 9, 64), (8, 2, 1, 128), (7, 3, 3, 20)];
 
 #[test]
 fn every_level_and_kind_equals_the_formula_under_every_rule() {

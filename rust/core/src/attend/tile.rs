@@ -3,64 +3,129 @@
 //! Tiles lie at fixed places of the sequence and every sum has its order from there, so what a query gets depends
 //! neither on the other queries nor on whether it came alone or in a chunk.
 
+use std::ops::Range;
+
 use super::{Blocks, Kept, Rules};
 use crate::exp;
-use crate::lanes::{Lanes, WIDTH, Work};
+use crate::lanes::{Lanes, Line, WIDTH, Work};
 use crate::pages::prefetch_line;
 
 /// Tokens that are weighed at once.
 const TILE: usize = 32;
 /// Queries that read a key at once.
 const ROWS: usize = 4;
+/// Tokens ahead of the one that is worked on whose memory is asked for.
+const AHEAD: usize = 8;
 
-/// Queries to work on: tokens `first..last` of the new ones of a sequence, the heads of one group.
+/// Queries to work on: some new tokens of a sequence, the query heads of some key heads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Unit<'a> {
     /// Blocks of the sequence.
     pub(crate) table: &'a [i32],
     /// Place of the first query in its sequence.
     pub(crate) position: usize,
+    /// The first query among the tokens of the batch.
+    pub(crate) first: usize,
     /// Query tokens.
     pub(crate) num_tokens: usize,
-    /// The key head.
+    /// The first key head.
     pub(crate) head: usize,
-    /// Query heads that read it.
+    /// Key heads.
+    pub(crate) num_heads: usize,
+    /// Query heads that read a key head.
     pub(crate) group: usize,
+}
+
+impl Unit<'_> {
+    /// Rows of a key head.
+    fn rows(&self) -> usize {
+        self.num_tokens * self.group
+    }
 }
 
 /// Memory that a thread keeps between units.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    /// Scaled queries, padded to whole vectors.
+    /// Scaled queries, padded to whole vectors: by key head, then token, then query head.
     queries: Vec<f32>,
     /// Sums of weighted values, padded likewise.
     sums: Vec<f32>,
     /// The largest score and the total weight of each row so far.
     states: Vec<[f32; 2]>,
+    /// Of a token.
+    results: Vec<f32>,
 }
 
-/// Attention of one unit. Query `t` of head `h` of the group is at `t * stride + h * head_dim`, and so is its result.
+/// Attention of some units. Head `h` of token `t` of the batch is at `t * stride + h * head_dim`.
 pub(crate) struct Attend<'a, T> {
-    pub(crate) unit: Unit<'a>,
+    pub(crate) units: &'a [Unit<'a>],
     pub(crate) blocks: Blocks<'a, T>,
     pub(crate) rules: Rules<'a>,
     pub(crate) queries: &'a [f32],
     pub(crate) stride: usize,
     pub(crate) scratch: &'a mut Scratch,
-    /// Is given each token and its results, `group * head_dim` of them.
-    pub(crate) out: &'a mut dyn FnMut(usize, &[f32]),
+    /// Is given a token of the batch, a query head, and the results of a group from there on.
+    pub(crate) out: &'a mut dyn FnMut(usize, usize, &[f32]),
 }
 
 impl<T: Kept> Work for Attend<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let (unit, shape, rules) = (self.unit, self.blocks.shape, self.rules);
-        let dim = shape.head_dim;
-        let padded = dim.next_multiple_of(WIDTH);
-        let num_rows = unit.num_tokens * unit.group;
-        let Scratch { queries, sums, states } = self.scratch;
+    unsafe fn run<L: Lanes>(mut self) {
+        let mut units = self.units.iter().copied().peekable();
+        let mut next = units.peek().map(|&unit| self.tile(unit, 0));
+        while let Some(unit) = units.next() {
+            self.begin(unit);
+            while let Some(tile) = next {
+                let following = tile.following();
+                next = match following {
+                    Some(token) => Some(self.tile(unit, token)),
+                    None => units.peek().map(|&unit| self.tile(unit, 0)),
+                };
+                // Heads in turn: what they read lies one behind the other.
+                for head in unit.head..unit.head + unit.num_heads {
+                    let mut at = tile.elements(head);
+                    let ahead = match &next {
+                        _ if head + 1 < unit.head + unit.num_heads => tile.elements(head + 1),
+                        Some(next) => next.elements(next.unit.head),
+                        None => at,
+                    };
+                    at[TILE..].copy_from_slice(&ahead[..AHEAD]);
+                    // SAFETY: the caller's.
+                    unsafe {
+                        match self.blocks.shape.head_dim {
+                            64 => self.add::<L, 4>(&tile, head, &at),
+                            128 => self.add::<L, 8>(&tile, head, &at),
+                            _ => self.add::<L, 0>(&tile, head, &at),
+                        }
+                    }
+                }
+                if following.is_none() {
+                    break;
+                }
+            }
+            self.end(unit);
+        }
+    }
+}
+
+impl<'a, T: Kept> Attend<'a, T> {
+    fn padded_dim(&self) -> usize {
+        self.blocks.shape.head_dim.next_multiple_of(WIDTH)
+    }
+
+    #[inline(always)]
+    fn tile(&self, unit: Unit<'a>, token: usize) -> Tile<'a, T> {
+        Tile::new(token, unit, self.blocks, self.rules)
+    }
+
+    /// Scales the queries of a unit and clears its sums.
+    #[inline(always)]
+    fn begin(&mut self, unit: Unit<'_>) {
+        let (dim, padded) = (self.blocks.shape.head_dim, self.padded_dim());
+        let num_rows = unit.num_heads * unit.rows();
+        let Scratch { queries, sums, states, .. } = &mut *self.scratch;
         queries.clear();
         queries.resize(num_rows * padded, 0.0);
         sums.clear();
@@ -68,52 +133,82 @@ impl<T: Kept> Work for Attend<'_, T> {
         states.clear();
         states.resize(num_rows, [f32::NEG_INFINITY, 0.0]);
         let scale = 1.0 / (dim as f32).sqrt();
-        for (row, query) in queries.chunks_exact_mut(padded).enumerate() {
-            let from = &self.queries[row / unit.group * self.stride + row % unit.group * dim..][..dim];
-            for (query, &from) in query.iter_mut().zip(from) {
-                *query = from * scale;
-            }
-        }
-        let stop = unit.position + unit.num_tokens;
-        let first = rules.start(unit.position);
-        let tile_at = |token: usize| Tile::new(token, stop, unit, self.blocks, rules);
-        let mut next = Some(tile_at(0));
-        while let Some(tile) = next {
-            // The next is looked up while this one is worked on: its memory is on the way then.
-            let mut token = tile.start + TILE;
-            if token >= rules.sinks && token + TILE <= first {
-                // No query sees what lies between the sinks and the first window.
-                token = first / TILE * TILE;
-            }
-            next = (token < stop).then(|| tile_at(token));
-            for row in (0..num_rows).step_by(ROWS) {
-                let rows = row..num_rows.min(row + ROWS);
-                let padded_rows = rows.start * padded..rows.end * padded;
-                let (queries, sums) = (&queries[padded_rows.clone()], &mut sums[padded_rows]);
-                let states = &mut states[rows.clone()];
-                // SAFETY: the caller's.
-                unsafe {
-                    match rows.len() {
-                        1 => tile.attend::<L, 1>(row, queries, sums, states),
-                        2 => tile.attend::<L, 2>(row, queries, sums, states),
-                        3 => tile.attend::<L, 3>(row, queries, sums, states),
-                        _ => tile.attend::<L, ROWS>(row, queries, sums, states),
+        let mut queries = queries.chunks_exact_mut(padded);
+        for head in unit.head..unit.head + unit.num_heads {
+            for token in unit.first..unit.first + unit.num_tokens {
+                let from = &self.queries[token * self.stride + head * unit.group * dim..];
+                for (from, query) in from.chunks_exact(dim).take(unit.group).zip(queries.by_ref()) {
+                    for (query, &from) in query.iter_mut().zip(from) {
+                        *query = from * scale;
                     }
                 }
             }
         }
-        let mut result = vec![0.0; unit.group * dim];
-        for token in 0..unit.num_tokens {
-            for (head, result) in result.chunks_exact_mut(dim).enumerate() {
-                let row = token * unit.group + head;
-                let total = states[row][1];
-                for (result, &sum) in result.iter_mut().zip(&sums[row * padded..]) {
-                    *result = sum / total;
+    }
+
+    /// Adds what a head has in a tile to the sums of its queries. `V` are the vectors of a head, where loops are to be
+    /// compiled for that many.
+    #[inline(always)]
+    unsafe fn add<L: Lanes, const V: usize>(
+        &mut self,
+        tile: &Tile<'_, T>,
+        head: usize,
+        at: &[usize; TILE + AHEAD],
+    ) {
+        let (padded, num_rows) = (self.padded_dim(), tile.unit.rows());
+        let first = (head - tile.unit.head) * num_rows;
+        let Scratch { queries, sums, states, .. } = &mut *self.scratch;
+        for row in (0..num_rows).step_by(ROWS) {
+            let rows = first + row..first + num_rows.min(row + ROWS);
+            let padded_rows = rows.start * padded..rows.end * padded;
+            let rows = Rows {
+                head,
+                at,
+                first: row,
+                queries: &queries[padded_rows.clone()],
+                sums: &mut sums[padded_rows],
+                states: &mut states[rows],
+            };
+            // SAFETY: the caller's.
+            unsafe {
+                match rows.states.len() {
+                    1 => tile.attend::<L, 1, V>(rows),
+                    2 => tile.attend::<L, 2, V>(rows),
+                    3 => tile.attend::<L, 3, V>(rows),
+                    _ => tile.attend::<L, ROWS, V>(rows),
                 }
             }
-            (self.out)(token, &result);
         }
     }
+
+    /// Gives the results of a unit away.
+    #[inline(always)]
+    fn end(&mut self, unit: Unit<'_>) {
+        let (dim, padded) = (self.blocks.shape.head_dim, self.padded_dim());
+        let Scratch { sums, states, results, .. } = &mut *self.scratch;
+        let mut rows = sums.chunks_exact(padded).zip(states.iter());
+        for head in unit.head..unit.head + unit.num_heads {
+            for token in unit.first..unit.first + unit.num_tokens {
+                results.clear();
+                for (sums, &[_, total]) in rows.by_ref().take(unit.group) {
+                    results.extend(sums[..dim].iter().map(|sum| sum / total));
+                }
+                (self.out)(token, head * unit.group, results);
+            }
+        }
+    }
+}
+
+/// Some queries of a key head.
+struct Rows<'a> {
+    head: usize,
+    /// Where what the head keeps of each token of the tile starts, and of some that are read next.
+    at: &'a [usize; TILE + AHEAD],
+    /// The first one, by token and query head.
+    first: usize,
+    queries: &'a [f32],
+    sums: &'a mut [f32],
+    states: &'a mut [[f32; 2]],
 }
 
 /// Some tokens of a sequence, and where they are.
@@ -123,113 +218,171 @@ struct Tile<'a, T> {
     unit: Unit<'a>,
     blocks: Blocks<'a, T>,
     rules: Rules<'a>,
-    /// Of each token: its first element among the keys and among the values.
-    elements: [usize; TILE],
-    key_scales: [f32; TILE],
-    value_scales: [f32; TILE],
+    /// Of each token: its block, and its place there.
+    places: [(usize, usize); TILE],
 }
 
 impl<'a, T: Kept> Tile<'a, T> {
-    /// The tile at `start` of a unit that ends at `stop`.
+    /// The tile of a unit at `start`.
     #[inline(always)]
-    fn new(start: usize, stop: usize, unit: Unit<'a>, blocks: Blocks<'a, T>, rules: Rules<'a>) -> Self {
-        let end = stop.min(start + TILE);
-        let (mut elements, mut key_scales, mut value_scales) = ([0; TILE], [1.0; TILE], [1.0; TILE]);
-        let (shape, len) = (blocks.shape, T::block_len(blocks.shape));
+    fn new(start: usize, unit: Unit<'a>, blocks: Blocks<'a, T>, rules: Rules<'a>) -> Self {
+        let end = (unit.position + unit.num_tokens).min(start + TILE);
+        let size = blocks.shape.block_size;
+        let mut places = [(0, 0); TILE];
         let seen_from = rules.start(unit.position);
-        let (mut place, mut within) = (start / shape.block_size, start % shape.block_size);
+        let (mut block, mut place) = (start / size, start % size);
         for token in start..end {
             // What no query sees is not touched: it may not be there.
             if token < rules.sinks || token >= seen_from {
-                let block = unit.table[place] as usize * len;
-                let (keys, values) = (&blocks.keys[block..][..len], &blocks.values[block..][..len]);
-                let row = within * shape.num_heads + unit.head;
-                let i = token - start;
-                elements[i] = block + row * shape.head_dim;
-                key_scales[i] = T::scale(keys, shape, row);
-                value_scales[i] = T::scale(values, shape, row);
-                let first = row * shape.head_dim;
-                for line in (first..first + shape.head_dim).step_by(64 / size_of::<T>()) {
-                    prefetch_line((&raw const keys[line]).cast());
-                    prefetch_line((&raw const values[line]).cast());
-                }
+                places[token - start] = (unit.table[block] as usize, place);
             }
-            within += 1;
-            if within == shape.block_size {
-                (place, within) = (place + 1, 0);
+            place += 1;
+            if place == size {
+                (block, place) = (block + 1, 0);
             }
         }
-        Self { start, end, unit, blocks, rules, elements, key_scales, value_scales }
+        Self { start, end, unit, blocks, rules, places }
     }
 
-    /// Adds what rows from `first_row` on see in here to their sums.
+    /// Where the tile after this one starts, if its unit has one.
+    fn following(&self) -> Option<usize> {
+        let (mut token, first) = (self.start + TILE, self.rules.start(self.unit.position));
+        if token >= self.rules.sinks && token + TILE <= first {
+            // No query sees what lies between the sinks and the first window.
+            token = first / TILE * TILE;
+        }
+        (token < self.unit.position + self.unit.num_tokens).then_some(token)
+    }
+
+    /// Where what a head keeps of each token starts.
     #[inline(always)]
-    unsafe fn attend<L: Lanes, const R: usize>(
-        &self,
-        first_row: usize,
-        queries: &[f32],
-        sums: &mut [f32],
-        states: &mut [[f32; 2]],
-    ) {
+    fn elements(&self, head: usize) -> [usize; TILE + AHEAD] {
+        let (shape, len) = (self.blocks.shape, T::block_len(self.blocks.shape));
+        let mut at = [0; TILE + AHEAD];
+        for (at, &(block, place)) in at.iter_mut().zip(&self.places) {
+            *at = block * len + shape.row(head, place) * shape.head_dim;
+        }
+        at
+    }
+
+    /// The scale of what a head keeps of token `i`.
+    #[inline(always)]
+    fn scale(&self, all: &[T], head: usize, i: usize) -> f32 {
+        let (shape, (block, place)) = (self.blocks.shape, self.places[i]);
+        T::scale(all, block, shape, shape.row(head, place))
+    }
+
+    /// Adds what some queries see in here to their sums.
+    #[inline(always)]
+    unsafe fn attend<L: Lanes, const R: usize, const V: usize>(&self, rows: Rows<'_>) {
+        let Rows { head, at, first, queries, sums, states } = rows;
         let group = self.unit.group;
-        let position = |row: usize| self.unit.position + (first_row + row) / group;
+        let position = |row: usize| self.unit.position + (first + row) / group;
         // What no row sees is not read: it may not be there.
         let end = self.end.min(position(R - 1) + 1);
         let seen_from = self.rules.start(position(0));
-        let start = if self.start < self.rules.sinks { self.start } else { self.start.max(seen_from) };
-        if start >= end {
+        let sinks = self.start..end.min(self.rules.sinks.min(seen_from)).max(self.start);
+        let others = seen_from.max(self.start).min(end)..end;
+        if sinks.is_empty() && others.is_empty() {
             return;
         }
-        let (places, dim) = (start - self.start..end - self.start, self.blocks.shape.head_dim);
-        let is_read = |i: usize| self.start + i < self.rules.sinks || self.start + i >= seen_from;
-        let mut scores = [[f32::NEG_INFINITY; TILE]; R];
-        for i in places.clone().filter(|&i| is_read(i)) {
-            // SAFETY: the caller's.
-            let dots = unsafe { dots::<T, L, R>(queries, &self.blocks.keys[self.elements[i]..][..dim]) };
-            for (scores, dot) in scores.iter_mut().zip(dots) {
-                scores[i] = dot * self.key_scales[i];
+        // Plain loops from here on: a closure that is not inlined, which has none of the instructions, costs each token
+        // all registers.
+        let parts = [
+            sinks.start - self.start..sinks.end - self.start,
+            others.start - self.start..others.end - self.start,
+        ];
+        let (keys, values) = (self.blocks.keys, self.blocks.values);
+        let dim = if V > 0 { V * WIDTH } else { self.blocks.shape.head_dim };
+        let mut weights = [[f32::NEG_INFINITY; TILE]; R];
+        for part in &parts {
+            for i in part.start..part.end {
+                // SAFETY: the caller's.
+                let dots = unsafe { dots::<T, L, R, V>(queries, &keys[at[i]..at[i] + dim]) };
+                let scale = self.scale(keys, head, i);
+                ask(keys, at[i + AHEAD], dim);
+                for r in 0..R {
+                    weights[r][i] = dots[r] * scale;
+                }
             }
         }
-        let mut kept = [0.0; R];
-        for (row, (scores, state)) in scores.iter_mut().zip(states.iter_mut()).enumerate() {
-            let head = self.unit.head * group + (first_row + row) % group;
-            kept[row] = self.weigh(scores, state, position(row), head);
-        }
-        for (sums, kept) in sums.chunks_exact_mut(sums.len() / R).zip(kept) {
-            for sum in sums {
+        let width = dim.next_multiple_of(WIDTH);
+        for (row, (scores, state)) in weights.iter_mut().zip(states).enumerate() {
+            let kept = self.weigh(scores, state, position(row), head * group + (first + row) % group);
+            for sum in &mut sums[row * width..(row + 1) * width] {
                 *sum *= kept;
             }
         }
-        let width = sums.len() / R;
-        let (full, rest) = (dim / WIDTH, dim % WIDTH);
-        for chunk in 0..full + usize::from(rest > 0) {
-            let at = chunk * WIDTH;
-            // SAFETY: the caller's, and the slices have a vector at each place.
-            unsafe {
-                let mut totals = [L::splat(0.0); R];
-                for r in 0..R {
-                    totals[r] = L::load(vector(&sums[r * width + at..]));
-                }
-                for i in places.clone() {
-                    if !is_read(i) {
-                        continue;
-                    }
-                    let values = &self.blocks.values[self.elements[i]..][at..dim];
-                    let values = if chunk < full {
-                        T::load::<L>(vector(values))
-                    } else {
-                        T::load::<L>(&padded(values))
-                    };
-                    for r in 0..R {
-                        let weight = L::splat(scores[r][i] * self.value_scales[i]);
-                        totals[r] = L::mul_add(weight, values, totals[r]);
-                    }
-                }
-                for r in 0..R {
-                    L::store(vector_mut(&mut sums[r * width + at..]), totals[r]);
+        for part in &parts {
+            for i in part.start..part.end {
+                let scale = self.scale(values, head, i);
+                for weights in &mut weights {
+                    weights[i] *= scale;
                 }
             }
         }
+        let mut column = 0;
+        while column < width {
+            // SAFETY: the caller's.
+            column += unsafe {
+                if dim - column >= 4 * WIDTH && (R == 1 || L::ROWS >= 8) {
+                    self.add_values::<L, R, V, 4>(at, column, &parts, &weights, sums)
+                } else {
+                    self.add_values::<L, R, V, 1>(at, column, &parts, &weights, sums)
+                }
+            };
+        }
+    }
+
+    /// Adds `C` vectors of the weighted values of tokens, from `column` on, to sums. Gives the number of columns.
+    #[inline(always)]
+    unsafe fn add_values<L: Lanes, const R: usize, const V: usize, const C: usize>(
+        &self,
+        at: &[usize; TILE + AHEAD],
+        column: usize,
+        parts: &[Range<usize>; 2],
+        weights: &[[f32; TILE]; R],
+        sums: &mut [f32],
+    ) -> usize {
+        let dim = if V > 0 { V * WIDTH } else { self.blocks.shape.head_dim };
+        let width = dim.next_multiple_of(WIDTH);
+        // SAFETY: the caller's, and the slices have a vector at each place.
+        unsafe {
+            let mut totals = [[L::splat(0.0); C]; R];
+            for r in 0..R {
+                for c in 0..C {
+                    totals[r][c] = L::load(vector(&sums[r * width + column + c * WIDTH..]));
+                }
+            }
+            for part in parts {
+                for i in part.start..part.end {
+                    let values = &self.blocks.values[at[i] + column..at[i] + dim];
+                    if column == 0 {
+                        ask(self.blocks.values, at[i + AHEAD], dim);
+                    }
+                    let mut vectors = [L::splat(0.0); C];
+                    if let Some(full) = values.as_chunks::<WIDTH>().0.first_chunk::<C>() {
+                        for c in 0..C {
+                            vectors[c] = T::load::<L>(&full[c]);
+                        }
+                    } else {
+                        vectors[0] = T::load::<L>(&padded(values));
+                    }
+                    for r in 0..R {
+                        let weight = L::splat(weights[r][i]);
+                        for c in 0..C {
+                            totals[r][c] = L::mul_add(weight, vectors[c], totals[r][c]);
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                for c in 0..C {
+                    L::store(vector_mut(&mut sums[r * width + column + c * WIDTH..]), totals[r][c]);
+                }
+            }
+        }
+        C * WIDTH
     }
 
     /// Makes weights of scores and updates a row's state. Gives what its sums so far are to be multiplied by.
@@ -245,11 +398,11 @@ impl<'a, T: Kept> Tile<'a, T> {
                 *score -= slopes[head] * (position as f32 - (self.start + i) as f32);
             }
         }
-        let seen_from = self.rules.start(position);
-        for (i, score) in scores.iter_mut().enumerate() {
-            let token = self.start + i;
-            let is_seen =
-                token <= position && token < self.end && (token < self.rules.sinks || token >= seen_from);
+        let within = |token: usize| token.saturating_sub(self.start).min(TILE) as i32;
+        let (end, sinks) = (within(self.end.min(position + 1)), within(self.rules.sinks));
+        let seen_from = within(self.rules.start(position));
+        for (i, score) in (0..).zip(scores.iter_mut()) {
+            let is_seen = i < end && (i < sinks || i >= seen_from);
             *score = if is_seen { *score } else { f32::NEG_INFINITY };
         }
         let [largest, total] = state;
@@ -280,25 +433,25 @@ impl<'a, T: Kept> Tile<'a, T> {
     }
 }
 
-/// Products of `R` padded queries with a key.
+/// Products of `R` padded queries with a key, of `V` vectors if that is not 0.
 #[inline(always)]
-unsafe fn dots<T: Kept, L: Lanes, const R: usize>(queries: &[f32], key: &[T]) -> [f32; R] {
-    let width = queries.len() / R;
+unsafe fn dots<T: Kept, L: Lanes, const R: usize, const V: usize>(queries: &[f32], key: &[T]) -> [f32; R] {
+    let width = if V > 0 { V * WIDTH } else { queries.len() / R };
     let (full, rest) = key.as_chunks::<WIDTH>();
+    let num_full = if V > 0 { V } else { full.len() };
     // SAFETY: the caller's, and each query has a vector for each of the key.
     unsafe {
         let mut sums = [L::splat(0.0); R];
-        for (i, key) in full.iter().enumerate() {
-            let key = T::load::<L>(key);
+        for i in 0..num_full {
+            let key = T::load::<L>(&full[i]);
             for r in 0..R {
                 sums[r] = L::mul_add(key, L::load(vector(&queries[r * width + i * WIDTH..])), sums[r]);
             }
         }
-        if !rest.is_empty() {
+        if V == 0 && !rest.is_empty() {
             let key = T::load::<L>(&padded(rest));
             for r in 0..R {
-                sums[r] =
-                    L::mul_add(key, L::load(vector(&queries[r * width + full.len() * WIDTH..])), sums[r]);
+                sums[r] = L::mul_add(key, L::load(vector(&queries[r * width + num_full * WIDTH..])), sums[r]);
             }
         }
         let mut dots = [0.0; R];
@@ -306,6 +459,14 @@ unsafe fn dots<T: Kept, L: Lanes, const R: usize>(queries: &[f32], key: &[T]) ->
             dots[r] = L::sum(sums[r]);
         }
         dots
+    }
+}
+
+/// Asks for the memory of `len` elements.
+#[inline(always)]
+fn ask<T>(all: &[T], first: usize, len: usize) {
+    for byte in (0..len * size_of::<T>()).step_by(size_of::<Line>()) {
+        prefetch_line(all.as_ptr().wrapping_add(first).wrapping_byte_add(byte).cast());
     }
 }
 
@@ -324,6 +485,8 @@ fn vector_mut<T>(values: &mut [T]) -> &mut [T; WIDTH] {
 #[inline(always)]
 fn padded<T: Kept>(values: &[T]) -> [T; WIDTH] {
     let mut vector = [T::zeroed(); WIDTH];
-    vector[..values.len()].copy_from_slice(values);
+    for (to, &value) in vector.iter_mut().zip(values) {
+        *to = value;
+    }
     vector
 }

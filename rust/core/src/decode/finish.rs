@@ -1,6 +1,7 @@
 //! What happens to the sums of a product before they are written.
 
 use super::matrix::{Matrix, PANEL};
+use super::rows::SharedRows;
 use crate::exp;
 use crate::lanes::WIDTH;
 use crate::split::Split;
@@ -22,14 +23,21 @@ pub(crate) enum Kind {
     Cap(f32),
 }
 
-/// How sums are finished, and where they go.
-#[derive(Debug, Clone, Copy)]
+/// Where sums go.
+#[derive(Clone, Copy)]
+pub(crate) enum Out<'a> {
+    /// To floats, and how far apart rows are.
+    Floats(&'a Split<'a, f32>, usize),
+    /// To what another product multiplies.
+    Rows(&'a SharedRows<'a>),
+}
+
+/// How sums are finished.
+#[derive(Clone, Copy)]
 pub(crate) struct Finish<'a> {
     pub(crate) kind: Kind,
     pub(crate) bias: Option<&'a [f32]>,
-    pub(crate) out: &'a Split<'a, f32>,
-    /// Between rows of `out`.
-    pub(crate) stride: usize,
+    pub(crate) out: Out<'a>,
 }
 
 impl Finish<'_> {
@@ -81,15 +89,22 @@ impl Finish<'_> {
                 }
             }
         }
-        let at = row * self.stride + first;
+        let (out, stride) = match self.out {
+            Out::Floats(out, stride) => (out, stride),
+            // SAFETY: the caller's.
+            Out::Rows(rows) => return unsafe { rows.write(row, first, &sums[..count]) },
+        };
+        let at = row * stride + first;
         // SAFETY: the caller's.
-        let out = unsafe { self.out.part(at..at + count) };
+        let out = unsafe { out.part(at..at + count) };
         if matches!(self.kind, Kind::Add) {
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out += *sum;
             }
         } else {
-            out.copy_from_slice(&sums[..count]);
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = *sum;
+            }
         }
     }
 }

@@ -9,10 +9,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::finish::Finish;
-use crate::attend::{Brief, largest_scale, to_bytes, to_bytes_by};
+use super::rows::SharedRows;
+use crate::attend::{Brief, largest_scale, to_bytes_by};
 use crate::lanes::{Lanes, Level, Line, Plainly, WIDTH, Work};
 use crate::pages::prefetch_line;
-use crate::split::Split;
 
 /// Rows of a panel.
 pub(crate) const PANEL: usize = 2 * WIDTH;
@@ -31,7 +31,7 @@ const AHEAD: usize = 6 << 10;
 pub enum Precision {
     /// As they are.
     Float32,
-    /// Rounded to bfloat16; activations and sums stay float32.
+    /// Rounded to bfloat16, and so are the activations that they are multiplied with; sums are float32.
     Bfloat16,
     /// As bytes with a scale for each [`GROUP`] columns of a row; activations become bytes likewise.
     Int8,
@@ -165,101 +165,6 @@ fn pack_bytes(lines: &mut [Line], sources: &[&[f32]; PANEL]) {
     }
 }
 
-/// Rows that a product multiplies: floats, and for weights of bytes the same as bytes.
-#[derive(Debug, Default)]
-pub(crate) struct Rows {
-    floats: Vec<f32>,
-    bytes: Vec<i8>,
-    /// Of each group of bytes.
-    scales: Vec<f32>,
-    /// The sum of each group of bytes.
-    totals: Vec<i32>,
-    num_columns: usize,
-    stride: usize,
-}
-
-impl Rows {
-    /// Makes room for `num_rows` rows of `num_columns`, zero or what was there.
-    pub(crate) fn resize(&mut self, num_rows: usize, num_columns: usize, precision: Precision) {
-        if self.num_columns != num_columns {
-            // What lies between the last column and the stride is zero: nobody writes there.
-            *self = Self { num_columns, stride: num_columns.next_multiple_of(GROUP), ..Self::default() };
-        }
-        let len = num_rows * self.stride;
-        self.floats.resize(len, 0.0);
-        if precision == Precision::Int8 {
-            self.bytes.resize(len, 0);
-            self.scales.resize(len / GROUP, 0.0);
-            self.totals.resize(len / GROUP, 0);
-        }
-    }
-
-    /// For threads.
-    pub(crate) fn share(&mut self) -> SharedRows<'_> {
-        SharedRows {
-            floats: Split::new(&mut self.floats),
-            bytes: Split::new(&mut self.bytes),
-            scales: Split::new(&mut self.scales),
-            totals: Split::new(&mut self.totals),
-            num_columns: self.num_columns,
-            stride: self.stride,
-        }
-    }
-}
-
-/// [`Rows`] that threads write and read, in different stages.
-pub(crate) struct SharedRows<'a> {
-    pub(crate) floats: Split<'a, f32>,
-    bytes: Split<'a, i8>,
-    scales: Split<'a, f32>,
-    totals: Split<'a, i32>,
-    num_columns: usize,
-    pub(crate) stride: usize,
-}
-
-impl SharedRows<'_> {
-    /// A row to write.
-    ///
-    /// # Safety
-    /// No other thread uses it in this stage.
-    #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn row(&self, row: usize) -> &mut [f32] {
-        // SAFETY: the caller's.
-        unsafe { self.floats.part(row * self.stride..row * self.stride + self.num_columns) }
-    }
-
-    /// Whether the weights are bytes.
-    pub(crate) fn has_bytes(&self) -> bool {
-        self.bytes.len() > 0
-    }
-
-    /// Makes the bytes of a row, if the weights are bytes.
-    ///
-    /// # Safety
-    /// As [`SharedRows::row`].
-    #[inline(always)]
-    pub(crate) unsafe fn to_bytes(&self, row: usize) {
-        if !self.has_bytes() {
-            return;
-        }
-        let (groups, columns) = (self.stride / GROUP, row * self.stride..(row + 1) * self.stride);
-        // SAFETY: the caller's.
-        let (floats, bytes, scales, totals) = unsafe {
-            (
-                self.floats.read(columns.clone()),
-                self.bytes.part(columns),
-                self.scales.part(row * groups..(row + 1) * groups),
-                self.totals.part(row * groups..(row + 1) * groups),
-            )
-        };
-        let groups = floats.as_chunks::<GROUP>().0.iter().zip(bytes.as_chunks_mut::<GROUP>().0);
-        for ((floats, bytes), (scale, total)) in groups.zip(scales.iter_mut().zip(totals)) {
-            *scale = to_bytes(floats, bytes);
-            *total = bytes.iter().map(|&byte| i32::from(byte)).sum();
-        }
-    }
-}
-
 /// The product of some rows with some panels of a matrix.
 pub(crate) struct Product<'a> {
     /// Of all matrices.
@@ -275,6 +180,7 @@ pub(crate) struct Product<'a> {
 
 impl Work for Product<'_> {
     type Output = ();
+    const HAS_PAIRS: bool = true;
 
     /// The input's rows are not written meanwhile, and no other thread has these panels and rows.
     #[inline(always)]
@@ -368,7 +274,7 @@ unsafe fn segment_of<L: Lanes, const B: usize>(
                 let lines = &panel[columns.start..columns.start + len];
                 let mut rows = [&[][..]; B];
                 for (b, row) in rows.iter_mut().enumerate() {
-                    *row = input.floats.read(start(b)..start(b) + len);
+                    *row = input.briefs.read(start(b)..start(b) + len).as_chunks().0;
                 }
                 briefs::<L, B>(lines, end, rows, &mut sums);
             }
@@ -423,21 +329,17 @@ unsafe fn floats<L: Lanes, const B: usize>(
 unsafe fn briefs<L: Lanes, const B: usize>(
     lines: &[Line],
     end: *const Line,
-    rows: [&[f32]; B],
+    rows: [&[[Brief; 2]]; B],
     sums: &mut [[L::Floats; 2]; B],
 ) {
     for (i, pair) in lines.as_chunks::<2>().0.iter().enumerate() {
         ask_ahead(pair, end);
-        // SAFETY: the caller's, and each row has two values for each two lines.
+        // SAFETY: the caller's, and each row has a pair for each two lines.
         unsafe {
-            let weights = [L::load_pairs(&pair[0]), L::load_pairs(&pair[1])];
             for b in 0..B {
-                let first = L::splat(*rows[b].get_unchecked(2 * i));
-                let second = L::splat(*rows[b].get_unchecked(2 * i + 1));
-                for t in 0..2 {
-                    sums[b][t] = L::mul_add(weights[t][0], first, sums[b][t]);
-                    sums[b][t] = L::mul_add(weights[t][1], second, sums[b][t]);
-                }
+                let activations = bytemuck::cast(*rows[b].get_unchecked(i));
+                sums[b][0] = L::dot_pairs(sums[b][0], &pair[0], activations);
+                sums[b][1] = L::dot_pairs(sums[b][1], &pair[1], activations);
             }
         }
     }

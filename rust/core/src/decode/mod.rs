@@ -6,6 +6,7 @@
 mod finish;
 mod matrix;
 mod norm;
+mod rows;
 mod step;
 mod stream;
 mod team;
@@ -25,7 +26,8 @@ pub use stream::Stream;
 use crate::lanes::{Level, Line};
 use crate::pages::Pages;
 use crate::{Error, Result};
-use matrix::{Matrix, Rows};
+use matrix::Matrix;
+use rows::Rows;
 use team::Team;
 
 /// Values that a thread hashes at once.

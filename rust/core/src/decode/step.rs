@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use super::finish::{Finish, Kind};
-use super::matrix::{Matrix, PANEL, Product, ROWS_AT_ONCE, SharedRows};
+use super::finish::{Finish, Kind, Out};
+use super::matrix::{Matrix, PANEL, Product, ROWS_AT_ONCE};
 use super::norm::rotate;
+use super::rows::SharedRows;
 use super::team::Member;
 use super::{Config, Decoder, Gain, Layer, Linear, Mlp, Norm};
-use crate::attend::{Attend, Blocks, Kept, Rules, Scratch, Sequences, Shape, Unit};
+use crate::attend::{Attend, Blocks, Kept, Rules, Scratch, Sequences, Shape, Unit, at_once};
 use crate::lanes::{Level, Line, Plainly};
 use crate::split::Split;
 use crate::{Error, Result};
@@ -83,7 +84,7 @@ impl Decoder {
             positions: &positions,
             written: &written,
             rules,
-            units: input.sequences.units(config.num_kv_heads, group),
+            units: input.sequences.units(config.num_kv_heads, group, self.team.size()),
             shape,
             num_threads: self.team.size(),
             stream: Split::new(&mut space.stream),
@@ -218,7 +219,7 @@ struct Step<'a, T> {
     positions: &'a [usize],
     written: &'a [Written],
     rules: Rules<'a>,
-    units: Vec<(Unit<'a>, usize)>,
+    units: Vec<Unit<'a>>,
     shape: Shape,
     num_threads: usize,
     /// The residual stream.
@@ -266,20 +267,25 @@ impl<T: Kept> Step<'_, T> {
         let num_tokens = self.positions.len();
         let (normed, attended, inner) =
             ((&self.normed, num_tokens), (&self.attended, num_tokens), (&self.inner, num_tokens));
-        let to_stream = Finish { kind: Kind::Add, bias: None, out: &self.stream, stride: self.config.width };
-        let to_qkv = Finish { kind: Kind::Store, bias: None, out: &self.qkv, stride: self.qkv_width };
+        let to_stream =
+            Finish { kind: Kind::Add, bias: None, out: Out::Floats(&self.stream, self.config.width) };
+        let to_qkv = Finish { kind: Kind::Store, bias: None, out: Out::Floats(&self.qkv, self.qkv_width) };
         let kind = match self.config.mlp {
             Mlp::Relu2 => Kind::Relu2,
             Mlp::Swiglu => Kind::Swiglu,
             Mlp::Gelu => Kind::Gelu,
         };
-        let to_inner = Finish { kind, bias: None, out: &self.inner.floats, stride: self.inner.stride };
+        let to_inner = Finish { kind, bias: None, out: Out::Rows(&self.inner) };
         self.ask(member, &layer.qkv);
         self.norm(member, &layer.attention_norm, normed, |row| row);
         self.product(member, own, &layer.qkv, normed, to_qkv);
         self.ask(member, &layer.out);
         member.share(self.written.len(), |block| self.place(i, &self.written[block]));
-        member.share(self.units.len(), |unit| self.attend(i, unit, &mut own.scratch));
+        let at_once = at_once(self.units.len(), self.num_threads);
+        member.share(self.units.len().div_ceil(at_once), |part| {
+            let end = self.units.len().min((part + 1) * at_once);
+            self.attend(i, &self.units[part * at_once..end], &mut own.scratch);
+        });
         self.to_bytes(member, attended);
         self.product(member, own, &layer.out, attended, to_stream);
         self.ask(member, &layer.up);
@@ -296,7 +302,7 @@ impl<T: Kept> Step<'_, T> {
         self.ask(member, head);
         self.norm(member, final_norm, last, |row| wanted[row] as usize);
         let kind = self.config.softcap.map_or(Kind::Store, Kind::Cap);
-        let to_logits = Finish { kind, bias: None, out: &self.logits, stride: self.config.vocab_size };
+        let to_logits = Finish { kind, bias: None, out: Out::Floats(&self.logits, self.config.vocab_size) };
         self.product(member, own, head, last, to_logits);
     }
 
@@ -317,7 +323,7 @@ impl<T: Kept> Step<'_, T> {
                 let (weight, bias) = (Some(gain.weight.as_slice()), gain.bias.as_deref());
                 self.config.norm.run(from, weight, bias, self.config.norm_eps, out);
                 // SAFETY: as above.
-                unsafe { to.to_bytes(row) };
+                unsafe { to.convert(row) };
             }));
         });
     }
@@ -327,7 +333,7 @@ impl<T: Kept> Step<'_, T> {
         if rows.has_bytes() {
             member.share(num_rows, |row| {
                 // SAFETY: one thread has the row.
-                self.level.run(Plainly(|| unsafe { rows.to_bytes(row) }));
+                self.level.run(Plainly(|| unsafe { rows.convert(row) }));
             });
         }
     }
@@ -404,10 +410,10 @@ impl<T: Kept> Step<'_, T> {
                         rotate(head, turns);
                     }
                 }
-                let first = position % self.shape.block_size * kv_heads;
                 for head in 0..kv_heads {
-                    T::write(keys, self.shape, first + head, &to_turn[(heads + head) * dim..][..dim]);
-                    T::write(values, self.shape, first + head, &new_values[head * dim..][..dim]);
+                    let row = self.shape.row(head, position % self.shape.block_size);
+                    T::write(keys, self.shape, row, &to_turn[(heads + head) * dim..][..dim]);
+                    T::write(values, self.shape, row, &new_values[head * dim..][..dim]);
                 }
             }));
         }
@@ -426,21 +432,21 @@ impl<T: Kept> Step<'_, T> {
         (2 * layer + side) * len..(2 * layer + side + 1) * len
     }
 
-    fn attend(&self, layer: usize, unit: usize, scratch: &mut Scratch) {
-        let (unit, first) = self.units[unit];
-        // SAFETY: nothing writes to the cache in this stage.
-        let (keys, values) =
-            unsafe { (self.cache.read(self.side(layer, 0)), self.cache.read(self.side(layer, 1))) };
-        let at = unit.head * unit.group * self.config.head_dim;
-        // SAFETY: nothing writes to queries in this stage.
-        let queries = unsafe { self.qkv.read(first * self.qkv_width + at..self.qkv.len()) };
-        let mut write = |token: usize, result: &[f32]| {
-            let at = (first + token) * self.attended.stride + at;
+    fn attend(&self, layer: usize, units: &[Unit<'_>], scratch: &mut Scratch) {
+        // SAFETY: nothing writes to the cache or to queries in this stage.
+        let (keys, values, queries) = unsafe {
+            (
+                self.cache.read(self.side(layer, 0)),
+                self.cache.read(self.side(layer, 1)),
+                self.qkv.read(0..self.qkv.len()),
+            )
+        };
+        let mut write = |token: usize, head: usize, results: &[f32]| {
             // SAFETY: no other unit has this token and head.
-            unsafe { self.attended.floats.part(at..at + result.len()) }.copy_from_slice(result);
+            unsafe { self.attended.write(token, head * self.config.head_dim, results) };
         };
         self.level.run(Attend {
-            unit,
+            units,
             blocks: Blocks { keys, values, shape: self.shape },
             rules: self.rules,
             queries,

@@ -1,4 +1,4 @@
-use super::finish::{Finish, Kind};
+use super::finish::{Finish, Kind, Out};
 use super::matrix::{Product, ROWS_AT_ONCE};
 use super::*;
 use crate::attend::Brief;
@@ -25,7 +25,7 @@ fn multiply(
         // SAFETY: there is one thread.
         unsafe {
             shared.row(i).copy_from_slice(row);
-            shared.to_bytes(i);
+            shared.convert(i);
         }
     }
     let mut out = vec![f32::NAN; num_rows * matrix.num_rows];
@@ -37,7 +37,7 @@ fn multiply(
         input: &shared,
         rows: 0..num_rows,
         totals: &mut Vec::new(),
-        finish: Finish { kind: Kind::Store, bias: None, out: &split, stride: matrix.num_rows },
+        finish: Finish { kind: Kind::Store, bias: None, out: Out::Floats(&split, matrix.num_rows) },
     });
     out
 }
@@ -61,7 +61,8 @@ fn products_equal_the_formula_at_every_level_and_precision() {
                         Precision::Bfloat16 => Brief::new(w).value(),
                         _ => w,
                     };
-                    let exact: f64 = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(value(w))).sum();
+                    let exact: f64 =
+                        x.iter().zip(w).map(|(&x, &w)| f64::from(value(x)) * f64::from(value(w))).sum();
                     // Each of the products is off by up to 1/127 of the largest, and the errors add like noise.
                     let bound = match precision {
                         Precision::Int8 => 0.03 * (columns as f64).sqrt(),
@@ -124,7 +125,7 @@ fn gates_and_what_they_gate_share_a_panel() {
         input: &shared,
         rows: 0..1,
         totals: &mut Vec::new(),
-        finish: Finish { kind: Kind::Swiglu, bias: Some(&bias), out: &split, stride: inner },
+        finish: Finish { kind: Kind::Swiglu, bias: Some(&bias), out: Out::Floats(&split, inner) },
     });
     let sum = |row: usize| -> f64 {
         let products = input.iter().zip(&weights[row * columns..]);

@@ -43,8 +43,9 @@ pub trait Lanes {
     unsafe fn load_brief(from: &[u16; WIDTH]) -> Self::Floats;
     /// Sixteen integers.
     unsafe fn load_bytes(from: &[i8; WIDTH]) -> Self::Floats;
-    /// Sixteen pairs of bfloat16: the first of each, and the second of each.
-    unsafe fn load_pairs(from: &Line) -> [Self::Floats; 2];
+    /// Adds to each lane the product of the second bfloat16 of its pair of weights with the second of a pair of
+    /// activations, then that of the first ones, each with one rounding.
+    unsafe fn dot_pairs(sums: Self::Floats, weights: &Line, activations: [u16; 2]) -> Self::Floats;
 
     /// What [`Lanes::dot`] starts from, for activations that sum to `total` in all.
     unsafe fn dot_start(total: i32) -> Self::Ints;
@@ -57,6 +58,8 @@ pub trait Lanes {
 /// A kind of instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
+    /// AVX-512 with VNNI and BF16.
+    Avx512Bf16,
     /// AVX-512 with VNNI.
     Avx512,
     /// AVX2 with FMA.
@@ -69,6 +72,8 @@ pub enum Level {
 pub(crate) trait Work {
     /// What it gives.
     type Output;
+    /// Whether it uses [`Lanes::dot_pairs`], and so gains from instructions for bfloat16.
+    const HAS_PAIRS: bool = false;
 
     /// Does the work; inlined into functions that may use the instructions of `L`.
     ///
@@ -95,6 +100,9 @@ impl Level {
         let mut levels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            if x86::has_avx512_bf16() {
+                levels.push(Self::Avx512Bf16);
+            }
             if x86::has_avx512() {
                 levels.push(Self::Avx512);
             }
@@ -117,10 +125,15 @@ impl Level {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: just detected.
-            Self::Avx512 if x86::has_avx512() => unsafe { x86::by_avx512(work) },
+            Self::Avx512Bf16 if W::HAS_PAIRS && x86::has_avx512_bf16() => unsafe {
+                x86::by_avx512_bf16(work)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: just detected.
-            Self::Avx512 | Self::Avx2 if x86::has_avx2() => unsafe { x86::by_avx2(work) },
+            Self::Avx512Bf16 | Self::Avx512 if x86::has_avx512() => unsafe { x86::by_avx512(work) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: just detected.
+            Self::Avx512Bf16 | Self::Avx512 | Self::Avx2 if x86::has_avx2() => unsafe { x86::by_avx2(work) },
             // SAFETY: it needs no instructions.
             _ => unsafe { work.run::<Plain>() },
         }
@@ -192,10 +205,14 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    unsafe fn load_pairs(from: &Line) -> [Self::Floats; 2] {
-        let words: [u32; WIDTH] = bytemuck::cast(from.0);
-        let words = words.map(u32::from_le);
-        [words.map(|word| f32::from_bits(word << 16)), words.map(|word| f32::from_bits(word & 0xFFFF_0000))]
+    unsafe fn dot_pairs(sums: Self::Floats, weights: &Line, activations: [u16; 2]) -> Self::Floats {
+        let pairs: [[u16; 2]; WIDTH] = bytemuck::cast(weights.0);
+        let value = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+        [1, 0].into_iter().fold(sums, |sums, part| {
+            let weights = pairs.map(|pair| value(pair[part]));
+            // SAFETY: it needs no instructions.
+            unsafe { Self::mul_add(weights, [value(activations[part]); WIDTH], sums) }
+        })
     }
 
     #[inline(always)]
@@ -229,6 +246,7 @@ mod tests {
 
     impl Work for All {
         type Output = Vec<u32>;
+        const HAS_PAIRS: bool = true;
 
         #[inline(always)]
         unsafe fn run<L: Lanes>(self) -> Vec<u32> {
@@ -241,14 +259,15 @@ mod tests {
                 let bytes: [i8; WIDTH] = std::array::from_fn(|i| bits[i] as i8);
                 let line = Line(std::array::from_fn(|i| 1 + (bits[i] % 255) as u8));
                 let pairs = Line(bytemuck::cast::<[u16; 32], _>(std::array::from_fn(|i| brief[i % 16])));
+                let activations = [brief[3], brief[5]];
                 let four: [i8; 4] = std::array::from_fn(|i| (bits[i] % 255) as i8 / 2);
                 let total = four.iter().map(|&x| i32::from(x)).sum();
                 // SAFETY: the caller's.
                 unsafe {
                     let (a, b) = (L::load(&floats), L::splat(floats[3]));
-                    let [first, second] = L::load_pairs(&pairs);
+                    let paired = L::dot_pairs(a, &pairs, activations);
                     let dots = L::to_floats(L::dot(L::dot_start(total), &line, four));
-                    let kinds = [L::load_brief(&brief), L::load_bytes(&bytes), first, second, dots];
+                    let kinds = [L::load_brief(&brief), L::load_bytes(&bytes), paired, dots];
                     for values in [L::add(a, b), L::mul(a, b), L::mul_add(a, b, a)].into_iter().chain(kinds) {
                         let mut stored = [0.0; WIDTH];
                         L::store(&mut stored, values);
@@ -268,6 +287,39 @@ mod tests {
             assert_eq!(level.run(All), plain, "{level:?}");
         }
         assert_eq!(Level::available().last(), Some(&Level::Plain));
+    }
+
+    #[test]
+    fn pairs_are_multiplied_with_the_same_roundings_at_every_vector_level() {
+        struct Pairs;
+        impl Work for Pairs {
+            type Output = Vec<u32>;
+            const HAS_PAIRS: bool = true;
+
+            #[inline(always)]
+            unsafe fn run<L: Lanes>(self) -> Vec<u32> {
+                let mut out = Vec::new();
+                for round in 0..2000 {
+                    let value = |i| rng::uniform(2, round, i) as f32 - 0.5;
+                    let bits = |i| (value(i).to_bits() >> 16) as u16;
+                    let weights =
+                        Line(bytemuck::cast::<[u16; 32], _>(std::array::from_fn(|i| bits(i as u64))));
+                    let start: [f32; WIDTH] = std::array::from_fn(|i| value(64 + i as u64));
+                    let mut sums = [0.0; WIDTH];
+                    // SAFETY: the caller's.
+                    unsafe {
+                        L::store(&mut sums, L::dot_pairs(L::load(&start), &weights, [bits(40), bits(41)]));
+                    }
+                    out.extend(sums.map(f32::to_bits));
+                }
+                out
+            }
+        }
+        let vector_levels: Vec<Level> =
+            Level::available().into_iter().filter(|&level| level != Level::Plain).collect();
+        for pair in vector_levels.windows(2) {
+            assert_eq!(pair[0].run(Pairs), pair[1].run(Pairs), "{pair:?}");
+        }
     }
 
     #[test]

@@ -22,12 +22,26 @@ pub(super) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
+/// Whether [`by_avx512_bf16`] may be called.
+#[inline]
+pub(super) fn has_avx512_bf16() -> bool {
+    is_x86_feature_detected!("avx512bf16") && has_avx512()
+}
+
+/// # Safety
+/// [`has_avx512_bf16`]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma")]
+pub(super) unsafe fn by_avx512_bf16<W: Work>(work: W) -> W::Output {
+    // SAFETY: the caller's.
+    unsafe { work.run::<Avx512<true>>() }
+}
+
 /// # Safety
 /// [`has_avx512`]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 pub(super) unsafe fn by_avx512<W: Work>(work: W) -> W::Output {
     // SAFETY: the caller's.
-    unsafe { work.run::<Avx512>() }
+    unsafe { work.run::<Avx512<false>>() }
 }
 
 /// # Safety
@@ -38,10 +52,10 @@ pub(super) unsafe fn by_avx2<W: Work>(work: W) -> W::Output {
     unsafe { work.run::<Avx2>() }
 }
 
-/// Needs AVX-512 F, DQ and VNNI.
-pub(crate) struct Avx512;
+/// Needs AVX-512 F, DQ and VNNI, and BF16 if it is to be used.
+pub(crate) struct Avx512<const HAS_BF16: bool>;
 
-impl Lanes for Avx512 {
+impl<const HAS_BF16: bool> Lanes for Avx512<HAS_BF16> {
     type Floats = __m512;
     type Ints = __m512i;
     const ROWS: usize = 8;
@@ -108,11 +122,21 @@ impl Lanes for Avx512 {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn load_pairs(from: &Line) -> [__m512; 2] {
+    unsafe fn dot_pairs(sums: __m512, weights: &Line, activations: [u16; 2]) -> __m512 {
         // SAFETY: a line is aligned and has sixty-four bytes.
-        let words = unsafe { _mm512_load_si512(from.0.as_ptr().cast()) };
-        let high = _mm512_and_si512(words, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
-        [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(high)]
+        let weights = unsafe { _mm512_load_si512(weights.0.as_ptr().cast()) };
+        let activations = _mm512_set1_epi32(bytemuck::cast(activations));
+        if HAS_BF16 {
+            // SAFETY: the caller's.
+            return unsafe { dot_bf16(sums, weights, activations) };
+        }
+        let second = |pairs| {
+            let high = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(pairs, high))
+        };
+        let first = |pairs| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+        let sums = _mm512_fmadd_ps(second(weights), second(activations), sums);
+        _mm512_fmadd_ps(first(weights), first(activations), sums)
     }
 
     #[inline]
@@ -210,13 +234,17 @@ impl Lanes for Avx2 {
     }
 
     #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn load_pairs(from: &Line) -> [[__m256; 2]; 2] {
-        let words = load_line(from);
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn dot_pairs(sums: [__m256; 2], weights: &Line, activations: [u16; 2]) -> [__m256; 2] {
+        let (weights, activations) = (load_line(weights), _mm256_set1_epi32(bytemuck::cast(activations)));
         let high = _mm256_set1_epi32(0xFFFF_0000_u32 as i32);
-        let first = |words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
-        let second = |words| _mm256_castsi256_ps(_mm256_and_si256(words, high));
-        [[first(words[0]), first(words[1])], [second(words[0]), second(words[1])]]
+        let second = |pairs| _mm256_castsi256_ps(_mm256_and_si256(pairs, high));
+        let first = |pairs| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
+        let dot = |sums, weights| {
+            let sums = _mm256_fmadd_ps(second(weights), second(activations), sums);
+            _mm256_fmadd_ps(first(weights), first(activations), sums)
+        };
+        [dot(sums[0], weights[0]), dot(sums[1], weights[1])]
     }
 
     #[inline]
@@ -245,6 +273,15 @@ impl Lanes for Avx2 {
     unsafe fn to_floats(values: [__m256i; 2]) -> [__m256; 2] {
         [_mm256_cvtepi32_ps(values[0]), _mm256_cvtepi32_ps(values[1])]
     }
+}
+
+/// The products of sixteen pairs in one instruction. Results below 2^-126 become 0.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn dot_bf16(sums: __m512, weights: __m512i, activations: __m512i) -> __m512 {
+    // SAFETY: thirty-two bfloat16 are as large as sixteen integers, and all bits are allowed in both.
+    let pairs = |bits: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) };
+    _mm512_dpbf16_ps(sums, pairs(weights), pairs(activations))
 }
 
 #[inline]
