@@ -6,6 +6,7 @@ import json
 import socket
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from live_server import TOKENIZER, Told, make_engine, wait_until
@@ -155,6 +156,28 @@ def test_a_schema_that_becomes_too_much_work_ends_its_own_request(live, monkeypa
     assert response.status_code == 500
     assert "the schema is too complex" in error(response)["message"]
     assert len(accepted) == 3
+
+
+def test_a_constraint_that_raises_fails_its_own_request(start, monkeypatch, caplog) -> None:
+    def failing(*arguments: object) -> None:
+        raise RuntimeError("the matcher is out of step")
+
+    live = start(make_engine())
+    expected = live.chat(seed=1, max_tokens=8).json()["choices"]
+    monkeypatch.setattr("tempa.serve.constraint.JsonConstraint.accept", failing)
+    form = {"type": "json_object"}
+    with ThreadPoolExecutor(4) as pool:
+        good = [pool.submit(live.chat, seed=1, max_tokens=8) for _ in range(2)]
+        bad = [pool.submit(live.chat, response_format=form, n=2, stream=stream) for stream in (False, True)]
+    assert [one.result().json()["choices"] for one in good] == [expected] * 2
+    assert bad[0].result().status_code == 500
+    # What was raised is for the log alone.
+    assert error(bad[0].result())["message"] == "the request failed: RuntimeError"
+    assert "the request failed: RuntimeError" in bad[1].result().text
+    assert "the matcher is out of step" in caplog.text
+    wait_until(lambda: live.engine.is_idle and live.runner.num_calls == 0)
+    assert live.engine.cache_usage == 0
+    assert live.chat(seed=1, max_tokens=8).json()["choices"] == expected
 
 
 def test_marks_of_turns_in_messages_stay_text(start) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -12,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tempa.data.packed import Packed
+from tempa.engine.job import Job, Sample
 from tempa.engine.request import Event, Ids, Request
 from tempa.engine.sampling import Completion, Sampling
-from tempa.engine.scheduler import Sample, Scheduler
+from tempa.engine.scheduler import Scheduler
 from tempa.engine.sequences import Sequences
 from tempa.model import Decoder, KvCache, Transformer, weights_checksum
 from tempa.tokenizer import Tokenizer
@@ -37,7 +37,8 @@ class Engine:
         tokenizer: Makes the text of completions and finds stop strings; None leaves texts empty.
         block_size: Tokens per block of the cache.
         max_batch: Most samples that advance together.
-        cache_bytes: Memory for keys and values; requests wait until they fit.
+        cache_bytes: Memory for keys and values. Requests wait until they fit, and the last of those that run
+            are put back when it is full, which changes no token.
         step_tokens: Most tokens of prompts in a step, so that long prompts do not hold up the others.
         weights: How steps on the CPU keep matrices, as for `Decoder`. "auto" is float32, where
             log-probabilities of samples are those of the model, and lets the model compute where `Decoder`
@@ -82,9 +83,8 @@ class Engine:
         self._scheduler: Scheduler | None = None
         self._checksum: int | None = None  # of the weights that prefixes were computed with
         self._num_tickets = 0
-        self._samples: dict[int, list[Sample]] = {}
-        self._told: dict[int, list[int]] = {}  # tokens told of each sample of what was submitted
-        self._lost: set[int] = set()  # requests that waited when a step failed
+        self._jobs: dict[int, Job] = {}
+        self._submitted: dict[int, Job] = {}  # those whose events `step` tells
 
     def generate(
         self, prompts: Sequence[Ids | Request], sampling: Sampling | Sequence[Sampling] | None = None
@@ -104,22 +104,19 @@ class Engine:
             ValueError: If a prompt is empty, has an id outside the vocabulary, leaves no room for a new
                 token, or can never fit the cache; the message names it and the remedy. If the model gives
                 logits that are not finite.
+            Exception: What a hook, a constraint or another function of a request has raised, of the first
+                such prompt.
         """
         requests = _requests(prompts, sampling)
         checked = [self._check(request, f"prompt {i}") for i, request in enumerate(requests)]
-        tickets: list[int] = []
+        jobs: list[Job] = []
         try:
             for i, (request, courses) in enumerate(zip(requests, checked, strict=True)):
-                tickets.append(self._add(request, courses, f"prompt {i}", needs_text=False))
-            while not all(self._is_over(ticket) for ticket in tickets):
-                self._advance()
-            return [
-                [self._completion(sample, f"prompt {i}") for sample in self._samples[ticket]]
-                for i, ticket in enumerate(tickets)
-            ]
+                jobs.append(self._add(request, courses, f"prompt {i}", needs_text=False))
+            return [self._finish(job, f"prompt {i}") for i, job in enumerate(jobs)]
         finally:
-            for ticket in tickets:
-                self.cancel(ticket)
+            for job in jobs:
+                self.cancel(job.ticket)
 
     def stream(self, prompt: Ids | Request, sampling: Sampling | None = None) -> Iterator[str]:
         """Complete one prompt and hand out its text as it comes; stopping early costs nothing.
@@ -139,22 +136,21 @@ class Engine:
         return self._stream(request, self._check(request, "the prompt"))
 
     def _stream(self, request: Request, courses: list[NDArray[np.int64]]) -> Iterator[str]:
-        ticket = self._add(request, courses, "the prompt", needs_text=True)
+        job = self._add(request, courses, "the prompt", needs_text=True)
         try:
             done = 0
             while True:
-                pieces = [sample.text for sample in self._samples[ticket]]
+                pieces = [sample.text for sample in job.samples]
                 for piece in pieces[0][done:] if pieces else ():
                     done += 1
                     if piece:
                         yield piece
-                if self._is_over(ticket):
-                    for sample in self._samples[ticket]:
-                        self._completion(sample, "the prompt")
+                if job.is_over:
+                    self._finish(job, "the prompt")
                     return
                 self._advance()
         finally:
-            self.cancel(ticket)
+            self.cancel(job.ticket)
 
     def submit(self, request: Request) -> int:
         """Let a request wait for its turn.
@@ -165,26 +161,29 @@ class Engine:
         Raises:
             ValueError: If it cannot be served; the message says why.
         """
-        ticket = self._add(request, self._check(request, "the prompt"), "the request", needs_text=True)
-        self._told[ticket] = []
-        return ticket
+        job = self._add(request, self._check(request, "the prompt"), "the request", needs_text=True)
+        self._submitted[job.ticket] = job
+        return job.ticket
 
     def step(self) -> list[Event]:
-        """Advance everything by a token, and tell what happened to requests that were submitted."""
+        """Advance everything by a token, and tell what happened to requests that were submitted.
+
+        What a function of a request raises ends that request, and its events tell. Anything else that raises
+        here ends all requests, and the events of the next call tell.
+        """
         if not self.is_idle:
             self._advance()
-        events = [event for ticket in list(self._told) for event in self._tell(ticket)]
-        for ticket in [ticket for ticket in self._told if self._is_over(ticket)]:
-            self.cancel(ticket)
+        events = [event for job in self._submitted.values() for event in job.tell()]
+        for job in [job for job in self._submitted.values() if job.is_over]:
+            self.cancel(job.ticket)
         return events
 
     def cancel(self, ticket: int) -> None:
         """End a request; its blocks are free at once. One that has ended or is not known is no error."""
-        if ticket in self._samples and self._scheduler is not None and not self._is_over(ticket):
-            self._scheduler.cancel(ticket)
-        self._samples.pop(ticket, None)
-        self._told.pop(ticket, None)
-        self._lost.discard(ticket)
+        job = self._jobs.pop(ticket, None)
+        self._submitted.pop(ticket, None)
+        if job is not None and not job.is_over and self._scheduler is not None:
+            self._scheduler.cancel(job)
 
     def sequences(self) -> Sequences:
         """The cache and the model of the engine, for strategies that go step by step; while it is idle.
@@ -216,7 +215,7 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that have not begun as a whole."""
+        """Requests that have not begun as a whole, and samples that were put back for want of room."""
         return 0 if self._scheduler is None else self._scheduler.num_waiting
 
     @property
@@ -229,7 +228,9 @@ class Engine:
 
     def stats(self) -> dict[str, int]:
         """Counts of the cache since it was made, see `KvManager.stats`."""
-        return {} if self._scheduler is None else self._scheduler.sequences.kv.stats()
+        if self._scheduler is None:
+            return {}
+        return {**self._scheduler.sequences.kv.stats(), "num_preempted": self._scheduler.num_preempted}
 
     def score(
         self, prompt: Ids, continuations: Sequence[Ids], *, temperature: float = 1.0
@@ -267,48 +268,22 @@ class Engine:
         assert self._scheduler is not None
         try:
             self._scheduler.step()
-        except BaseException:
+        except BaseException as error:
             # What was half done is in no order, so nothing that ran or waited can go on.
             self._scheduler = None
-            self._lost |= {ticket for ticket in self._samples if not self._samples[ticket]}
-            for samples in self._samples.values():
-                for sample in samples:
-                    sample.reason = sample.reason or "error"
+            for job in self._jobs.values():
+                job.fail(error)
             raise
 
-    def _add(self, request: Request, courses: list[NDArray[np.int64]], name: str, *, needs_text: bool) -> int:
-        scheduler = self._current()
+    def _add(self, request: Request, courses: list[NDArray[np.int64]], name: str, *, needs_text: bool) -> Job:
         ticket = self._num_tickets
-        samples: list[Sample] = []
         try:
-            scheduler.add(ticket, request, courses, samples, needs_text=needs_text)
+            job = self._current().add(ticket, request, courses, needs_text=needs_text)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         self._num_tickets += 1
-        self._samples[ticket] = samples
-        return ticket
-
-    def _is_over(self, ticket: int) -> bool:
-        samples = self._samples[ticket]
-        return all(sample.reason is not None for sample in samples) and (
-            self._scheduler is None or not self._scheduler.is_waiting(ticket)
-        )
-
-    def _tell(self, ticket: int) -> Iterator[Event]:
-        told = self._told[ticket]
-        if ticket in self._lost:
-            yield Event(ticket, 0, None, math.nan, (), "", "error")
-        for i, sample in enumerate(self._samples[ticket]):
-            if i == len(told):
-                told.append(0)
-            last = len(sample.ids) - 1
-            for at in range(told[i], last + 1):
-                reason = sample.reason if at == last else None
-                told_of = sample.ids[at], sample.logps[at], sample.top[at], sample.text[at]
-                yield Event(ticket, sample.index, *told_of, reason)
-            if sample.reason == "error" and told[i] == last + 1:
-                yield Event(ticket, sample.index, None, math.nan, (), "", "error")
-            told[i] = last + 1
+        self._jobs[ticket] = job
+        return job
 
     def _current(self) -> Scheduler:
         """The scheduler, with the weights that the model has now if nothing runs."""
@@ -400,6 +375,16 @@ class Engine:
             )
         return array
 
+    def _finish(self, job: Job, name: str) -> list[Completion]:
+        """The samples of a request in order, when all have ended."""
+        while not job.is_over:
+            self._advance()
+        if job.error is not None:
+            job.error.add_note(f"in {name}")
+            raise job.error
+        samples = sorted(job.samples, key=lambda sample: sample.index)
+        return [self._completion(sample, name) for sample in samples]
+
     def _completion(self, sample: Sample, name: str) -> Completion:
         if sample.reason == "error":
             raise ValueError(
@@ -412,8 +397,7 @@ class Engine:
         if self.tokenizer is not None and sample.watch is None:
             is_stopped = sample.reason == "stop"
             text = self.tokenizer.decode(ids[:-1] if is_stopped else ids)
-        top = tuple(sample.top) if sample.request.top_logps else ()
-        return Completion(ids, np.array(sample.logps, np.float32), text, sample.reason, top)
+        return Completion(ids, np.array(sample.logps, np.float32), text, sample.reason, tuple(sample.top))
 
 
 def _requests(

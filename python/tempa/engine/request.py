@@ -81,6 +81,8 @@ class Event:
         top: The likeliest tokens at its place and their log-probabilities, the best first.
         text: What it settles of the text; empty while it may be part of a character or of a stop string.
         finish_reason: Why the sample has ended, if it has.
+        error: What has ended it with the reason "error", if something was raised: by a function of the
+            request, or by the engine. None if there was no token to draw.
     """
 
     ticket: int
@@ -90,3 +92,4 @@ class Event:
     top: tuple[tuple[int, float], ...]
     text: str
     finish_reason: FinishReason | None
+    error: BaseException | None = None

@@ -7,6 +7,7 @@ computed together, cached before, or cut into pieces.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Sequence
 
@@ -20,6 +21,10 @@ from tempa.model import Decoder, KvCache, Transformer
 from tempa.ops import AttentionSpec
 
 Handles = NDArray[np.int64]
+
+
+class NoRoomError(ValueError):
+    """There are too few blocks for sequences to begin; when others have ended there may be enough."""
 
 
 class Sequences:
@@ -66,6 +71,13 @@ class Sequences:
         """Blocks that no sequence lists."""
         return self.kv.num_available[0]
 
+    @property
+    def num_spare(self) -> int:
+        """Those of them that no sequence is going to need for tokens that it has told."""
+        fits = self.kv.fits
+        size = self.block_size
+        return bisect.bisect_left(range(self.num_free), True, key=lambda n: not fits((n + 1) * size))
+
     def is_like(self, decoder: Decoder | None, dtype: torch.dtype, device: torch.device) -> bool:
         """Whether they would be made so today."""
         blocks = self.cache.blocks
@@ -84,7 +96,7 @@ class Sequences:
             Handles, and how many tokens of each prompt are cached; the others have to be advanced.
 
         Raises:
-            ValueError: If the prompts do not fit the cache.
+            NoRoomError: If the prompts do not fit the cache now.
         """
         names = list(namespaces) or [b""] * len(prompts)
         if self._alone is not None:
@@ -92,11 +104,33 @@ class Sequences:
         admitted = self.kv.admit(prompts, namespaces=names)
         if len(admitted.handles) < len(prompts):
             self.kv.free(admitted.handles)
-            raise ValueError(
+            raise NoRoomError(
                 f"{len(prompts)} prompts do not fit the {self.num_free} cache blocks that are free"
             )
         self._copy(admitted.copies)
         return admitted.handles, admitted.num_cached
+
+    def preempt(self, handles: Handles) -> None:
+        """Give the blocks of sequences back, but keep their tokens; the blocks stay while there is room."""
+        self.kv.preempt(handles)
+
+    def resume(self, handles: Handles) -> NDArray[np.int64]:
+        """Let preempted sequences go on.
+
+        Returns:
+            How many tokens of each are cached; the others have to be advanced again.
+
+        Raises:
+            NoRoomError: If they do not fit the cache now.
+        """
+        resumed = self.kv.resume(handles)
+        if len(resumed.handles) < len(handles):
+            self.kv.preempt(resumed.handles)
+            raise NoRoomError(
+                f"{len(handles)} sequences do not fit the {self.num_free} cache blocks that are free"
+            )
+        self._copy(resumed.copies)
+        return resumed.num_cached
 
     def advance(
         self,

@@ -71,8 +71,7 @@ class Call:
         if self._error is not None:
             return
         if event.finish_reason == "error":
-            # Logits that are no numbers, or a schema that became too much work.
-            self.fail(ApiError(500, "no token can follow: the model failed, or the schema is too complex"))
+            self.fail(ApiError(500, _failure(event)))
             return
         if event.token is not None:
             self._measure(index, now_s)
@@ -280,3 +279,12 @@ class Runner:
         self.failure = failure
         self.fail_all(ApiError(500, failure))
         self._on_failure()
+
+
+def _failure(event: Event) -> str:
+    """Why a sample has ended with an error, for the client; the log has the rest."""
+    if event.error is None:
+        # Logits that are no numbers, or a schema that became too much work.
+        return "no token can follow: the model failed, or the schema is too complex"
+    _log.error("a request failed", exc_info=event.error)
+    return f"the request failed: {type(event.error).__name__}"
