@@ -1,7 +1,8 @@
 """Engine: generation beside transformers and beside no cache.
 
 `transformers` is `LlamaForCausalLM.generate` with the same weights, shape and prompts; `no cache` runs the
-whole sequence for every token. Both give the same tokens as ours.
+whole sequence for every token; `worst case reserved` runs as many requests as fit if all were as long as they
+may be. All give the same tokens as ours.
 """
 
 from __future__ import annotations
@@ -116,3 +117,30 @@ def test_cache(benchmark, side: str) -> None:
     assert ours() == peer()
     benchmark.extra_info["tokens"] = NEW
     benchmark(ours if side == "ours" else peer)
+
+
+@pytest.mark.benchmark(group="192 requests for at most 192 tokens that mostly end sooner", min_rounds=3)
+@pytest.mark.parametrize("side", ["ours", "worst case reserved"])
+@pytest.mark.parametrize("room", [512, 1024])
+def test_small_cache(benchmark, room: int, side: str) -> None:
+    """A cache with room for so many tokens; requests that reserve 224 of them run as many as fit."""
+    model = llama_shaped()
+    c = model.config
+    num_bytes = room * c.depth * 2 * c.num_kv_heads * c.head_dim * 4
+    ids = np.random.default_rng(0).integers(0, VOCAB, (192, PROMPT))
+    stop_ids = tuple(range(0, VOCAB, 40))
+    samplings = [Sampling(max_new_tokens=192, seed=i, stop_ids=stop_ids) for i in range(192)]
+    engines = {
+        "ours": Engine(model, cache_bytes=num_bytes),
+        "worst case reserved": Engine(model, cache_bytes=num_bytes, max_batch=room // (PROMPT + 192)),
+    }
+
+    def run(side: str) -> list[list[int]]:
+        return [one.ids.tolist() for (one,) in engines[side].generate(list(ids), samplings)]
+
+    found = run("ours")
+    assert run("worst case reserved") == found
+    preempted = {side: engine.stats()["num_preempted"] for side, engine in engines.items()}
+    assert preempted["ours"] > preempted["worst case reserved"] == 0
+    benchmark.extra_info["tokens"] = sum(map(len, found))
+    benchmark(run, side)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,11 +37,6 @@ class Course:
     embeds: Tensor | None = None
     row: int = -1
     logits: Tensor | None = None
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the next token can be drawn."""
-        return self.row >= 0 or self.logits is not None
 
     def num_lacking(self, count: int, block_size: int) -> int:
         """Blocks that its next tokens take beyond those it has, at most."""
@@ -91,13 +85,16 @@ class Job:
             self.error = error
             self.end("error")
 
-    def tell(self) -> Iterator[Event]:
+    def tell(self) -> list[Event]:
         """What has happened to its samples since the last time."""
+        events: list[Event] = []
         for sample in self.samples:
-            yield from sample.tell()
+            if sample.num_told < len(sample.ids) or sample.reason == "error":
+                events += sample.tell()
         if self.error is not None:
             begun = {sample.index for sample in self.samples}
-            yield from (self.failure(i) for i in range(self.request.sampling.n) if i not in begun)
+            events += [self.failure(i) for i in range(self.request.sampling.n) if i not in begun]
+        return events
 
     def failure(self, index: int) -> Event:
         """The end of a sample because of an error."""
@@ -152,19 +149,16 @@ class Sample:
         self.reason = reason
         self.job.num_open -= 1
 
-    def tell(self) -> Iterator[Event]:
+    def tell(self) -> list[Event]:
         """What has happened to it since the last time."""
-        is_failed, last = self.reason == "error", len(self.ids) - 1
+        ticket, is_failed, last = self.job.ticket, self.reason == "error", len(self.ids) - 1
+        events: list[Event] = []
         for at in range(self.num_told, last + 1):
-            yield Event(
-                self.job.ticket,
-                self.index,
-                self.ids[at],
-                self.logps[at],
-                self.top[at] if self.top else (),
-                self.text[at] if self.text else "",
-                self.reason if at == last and not is_failed else None,
-            )
+            top = self.top[at] if self.top else ()
+            piece = self.text[at] if self.text else ""
+            reason = self.reason if at == last and not is_failed else None
+            events.append(Event(ticket, self.index, self.ids[at], self.logps[at], top, piece, reason))
         if is_failed and self.num_told <= last + 1:
-            yield self.job.failure(self.index)
+            events.append(self.job.failure(self.index))
         self.num_told = last + 1 + is_failed
+        return events

@@ -227,7 +227,8 @@ class Scheduler:
         for course, count in chunks:
             course.ids = course.ids[count:]
             course.num_cached += count
-            course.num_known = max(course.num_known, course.num_cached)
+            if course.num_known < course.num_cached:
+                course.num_known = course.num_cached
             course.is_shared = False
             course.embeds = None if course.embeds is None else _rest(course.embeds, count)
             if not course.ids:
@@ -252,16 +253,14 @@ class Scheduler:
         ready: list[Sample] = []
         rows: list[int] = []
         for sample in self._running:
-            courses = sample.courses
-            if not all(course.is_ready for course in courses):
-                for course in courses:
-                    if course.row >= 0:
-                        course.logits, course.row = logits[course.row].clone(), -1
+            if len(sample.courses) == 1:
+                [course] = sample.courses
+                row, course.row = course.row, -1
+            else:
+                row = self._combined(sample, logits)
+            if row < 0:
                 running.append(sample)
                 continue
-            row = courses[0].row if len(courses) == 1 else self._writer.combine(sample, logits)
-            for course in courses:
-                course.row, course.logits = -1, None
             group = [sample] if sample.has_begun else self._branch(sample)
             running += group
             ready += group
@@ -269,6 +268,19 @@ class Scheduler:
         self._running = running
         if ready and not self._writer.write(ready, logits, rows):
             self.sequences.scrub()
+
+    def _combined(self, sample: Sample, logits: Tensor) -> int:
+        """The row that several courses draw from together, or -1 while some are behind."""
+        row = -1
+        if all(course.row >= 0 or course.logits is not None for course in sample.courses):
+            row = self._writer.combine(sample, logits)
+        for course in sample.courses:
+            if row >= 0:
+                course.logits = None
+            elif course.row >= 0:
+                course.logits = logits[course.row].clone()
+            course.row = -1
+        return row
 
     def _branch(self, sample: Sample) -> list[Sample]:
         """A sample whose prompt has been computed, and those that begin where it ends."""

@@ -19,7 +19,10 @@ class StopWatch:
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self._decoder = StreamDecoder(tokenizer)
         self._stops = stops
-        self._held = ""  # the longest end of the text that may be the start of a stop string
+        # What a stop string may begin with before it is whole, the longest first.
+        begins = {stop[:length] for stop in stops for length in range(1, len(stop))}
+        self._begins = tuple(sorted(begins, key=lambda begin: (-len(begin), begin)))
+        self._held = ""  # the longest end of the text that is one of them
         self.stopped = False
 
     def push(self, token: int) -> str:
@@ -35,19 +38,14 @@ class StopWatch:
         return settled + ("" if self.stopped else rest)
 
     def _settle(self, piece: str) -> str:
+        if not self._stops:
+            return piece
         text = self._held + piece
         found = [place for place in map(text.find, self._stops) if place >= 0]
         if found:
             self.stopped = True
             return text[: min(found)]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
-        settled, self._held = text[: len(text) - keep], text[len(text) - keep :]
-        return settled
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
+        self._held = ""
+        if text.endswith(self._begins):
+            self._held = next(begin for begin in self._begins if text.endswith(begin))
+        return text[: len(text) - len(self._held)]
