@@ -24,8 +24,12 @@ def code() -> str:
     return str(block)
 
 
+def test_a_foreign_scheduler_has_sixty_lines(code: str) -> None:
+    assert code.count("\n") <= 60
+
+
 def test_a_foreign_scheduler_needs_no_torch(code: str) -> None:
-    check = "\nimport sys\nassert 'torch' not in sys.modules\nserver.kv.check()\nprint('done')\n"
+    check = "\nimport sys\nassert 'torch' not in sys.modules\nkv.check()\nprint('done')\n"
     run = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith("done\n")
@@ -34,14 +38,14 @@ def test_a_foreign_scheduler_needs_no_torch(code: str) -> None:
 def test_a_foreign_scheduler_draws_what_a_plain_loop_draws(code: str) -> None:
     world: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(code, str(PAGE), "exec"), world)
-    server, model = world["server"], world["server"].model
-    assert server.kv.stats()["num_hit"] > 200
-    assert server.kv.num_available == [64]
+    kv, embedding = world["kv"], world["embedding"]
+    assert kv.stats()["num_hit"] > 200
+    assert kv.num_available == [64]
     for row in world["rows"]:
         sampler = Sampler(world["tokenizer"].vocab_size)
         draw = sampler.add(row.settings, prompt=row.ids, seed=len(row.ids))
         ids = row.ids.tolist()
         for _ in range(row.room):
-            logits = (model.table[ids].mean(0) @ model.head).astype(np.float32)
+            logits = (embedding @ embedding[ids].mean(0)).astype(np.float32)
             ids.append(int(sampler.step([draw], logits[None]).ids[0]))
         assert row.out == ids[len(row.ids) :]
