@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tempa.engine import Completion, Engine, Request, Sampling
 from tempa.engine.scheduler import Scheduler
-from tempa.model import ModelConfig, Transformer
+from tempa.model import Decoder, ModelConfig, Transformer
 from tempa.tokenizer import Tokenizer
 
 Build = Callable[..., Transformer]
@@ -138,6 +138,22 @@ def test_other_weights_go_on_with_the_same_bits(weights: Any, build: Build, prom
     expected = Engine(model, block_size=BLOCK, weights=weights).generate(prompts, sampling)
     engine = tight(model, 16, weights=weights)
     assert_same(engine.generate(prompts, sampling), expected)
+    assert engine.stats()["num_preempted"] > 0
+
+
+def test_the_torch_forward_goes_on_too(
+    monkeypatch: pytest.MonkeyPatch, build: Build, prompts_of: Prompts
+) -> None:
+    model, prompts = build(), prompts_of(9, 3, 14)
+    sampling = Sampling(max_new_tokens=30, n=2, temperature=0)
+    expected = Engine(model, block_size=BLOCK).generate(prompts, sampling)
+    monkeypatch.setattr(Decoder, "supports", staticmethod(lambda model: False))
+    engine = tight(model, 16)
+    for group, other in zip(engine.generate(prompts, sampling), expected, strict=True):
+        for one, two in zip(group, other, strict=True):
+            assert one.ids.tolist() == two.ids.tolist()
+            # Sums in another order.
+            np.testing.assert_allclose(one.logps, two.logps, atol=1e-5)
     assert engine.stats()["num_preempted"] > 0
 
 

@@ -140,6 +140,11 @@ class Sample:
     reason: FinishReason | None = None
 
     @property
+    def num_rows(self) -> int:
+        """Samples that it stands for: itself and those that follow."""
+        return 1 + len(self.followers)
+
+    @property
     def handles(self) -> NDArray[np.int64]:
         """Its sequences."""
         return np.array([course.handle for course in self.courses])

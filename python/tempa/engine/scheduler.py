@@ -113,40 +113,50 @@ class Scheduler:
 
     def _join(self) -> None:
         """Let those run whose turn it is."""
-        while not self._is_full and (self._preempted or self._waiting):
-            self._is_full = not (self._resume() if self._preempted else self._begin())
+        if self._is_full or not self.num_waiting:
+            return
+        num_rows = sum(sample.num_rows for sample in self._running)
+        num_courses = sum(sample.num_rows * len(sample.courses) for sample in self._running)
+        while not self._is_full and self.num_waiting:
+            sample = self._resume(num_courses) if self._preempted else self._begin(num_rows, num_courses)
+            if sample is None:
+                self._is_full = True
+            else:
+                self._running.append(sample)
+                num_rows += sample.num_rows
+                num_courses += sample.num_rows * len(sample.courses)
 
-    def _resume(self) -> bool:
-        """Let the first that was put back go on, if there is room."""
+    def _resume(self, num_courses: int) -> Sample | None:
+        """The first that was put back, if there is room for it beside so many courses."""
         sample = self._preempted[0]
         try:
             cached = self.sequences.resume(sample.handles)
         except NoRoomError:
-            return False
-        if self._running and self._num_spare < len(sample.courses) * (1 + len(sample.followers)):
+            return None
+        num_free = self.sequences.num_spare - num_courses
+        if self._running and num_free < sample.num_rows * len(sample.courses):
             self.sequences.preempt(sample.handles)
-            return False
+            return None
         self._place(sample, cached.tolist())
-        self._running.append(self._preempted.popleft())
-        return True
+        return self._preempted.popleft()
 
-    def _begin(self) -> bool:
-        """Let samples of the first request that waits begin, if there is room."""
+    def _begin(self, num_rows: int, num_courses: int) -> Sample | None:
+        """The next sample of the first request that waits, with as many followers as there is room for."""
         job = self._waiting[0]
         request, sampling, index = job.request, job.request.sampling, job.num_begun
-        num_running = sum(1 + len(sample.followers) for sample in self._running)
-        count = min(sampling.n - index, self._max_batch - num_running)
+        count = min(sampling.n - index, self._max_batch - num_rows)
         if count < 1:
-            return False
+            return None
         try:
             handles, cached = self.sequences.admit(job.prompts, _namespaces(request))
         except NoRoomError:
-            return False
+            return None
+        num_free = self.sequences.num_spare - num_courses
         # One alone always fits.
-        count = min(count, max(self._num_spare // len(handles), 0 if self._running else 1))
+        count = min(count, max(num_free // len(handles), 0 if self._running else 1))
         if count < 1:
             self.sequences.free(handles)
-            return False
+            return None
         prompt = job.prompts[0][_num_given(request) :]
         draw = self._sampler.add(sampling, prompt=prompt, seed=sampling.seed + index)
         courses = [Course(int(handle)) for handle in handles]
@@ -157,14 +167,7 @@ class Scheduler:
         job.num_begun += count
         if job.num_begun == sampling.n:
             self._waiting.popleft()
-        self._running.append(sample)
-        return True
-
-    @property
-    def _num_spare(self) -> int:
-        """Blocks beyond those for prompts that have begun, and one more for each course that runs."""
-        running = sum(len(sample.courses) * (1 + len(sample.followers)) for sample in self._running)
-        return self.sequences.num_spare - running
+        return sample
 
     def _place(self, sample: Sample, cached: list[int]) -> None:
         """Say what of a sample has to be computed, when its sequences begin with so many tokens."""
