@@ -262,3 +262,34 @@ def test_a_request_fails_as_a_whole_also_where_it_was_put_back(
         own = [event.token for event in events if (event.ticket, event.sample) == (tickets[1], i)]
         assert own == completion.ids.tolist()
     assert engine.cache_usage == 0
+
+
+def test_what_was_put_back_goes_on_after_all_prefixes_were_forgotten(
+    build: Build, prompts_of: Prompts, tokenizer: Tokenizer
+) -> None:
+    """As after a request whose logits are no numbers, here once something was put back."""
+    model = build("grouped")
+    with torch.no_grad():
+        model.embedding.weight[22] = float("nan")
+    sampling = Sampling(max_new_tokens=30, n=3, bad_ids=(22,))
+    requests = [Request(prompt=[i % 22 for i in ids], sampling=sampling) for ids in prompts_of(9, 5, 3)]
+    expected = Engine(model, block_size=BLOCK).generate(requests)
+    engine = tight(model, 24, tokenizer=tokenizer)
+
+    def poison(ids: list[int]) -> list[int]:
+        return [22] if engine._scheduler._preempted else []
+
+    bad = Request(prompt=[1], sampling=Sampling(max_new_tokens=60, bad_ids=(22,)), hook=poison)
+    tickets = [engine.submit(request) for request in (bad, *requests)]
+    drawn: dict[tuple[int, int], list[int | None]] = {}
+    reasons: dict[int, str | None] = {}
+    while not engine.is_idle:
+        for event in engine.step():
+            drawn.setdefault((event.ticket, event.sample), []).append(event.token)
+            reasons[event.ticket] = event.finish_reason
+    assert reasons == {tickets[0]: "error", **dict.fromkeys(tickets[1:], "length")}
+    assert engine._scheduler.sequences._epoch == 1
+    for ticket, group in zip(tickets[1:], expected, strict=True):
+        for i, completion in enumerate(group):
+            assert drawn[ticket, i] == completion.ids.tolist()
+    assert engine.cache_usage == 0
