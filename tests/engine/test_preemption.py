@@ -157,6 +157,15 @@ def test_the_torch_forward_goes_on_too(
     assert engine.stats()["num_preempted"] > 0
 
 
+def test_blocks_that_nobody_gives_back_are_an_error_and_no_wait(build: Build, prompts_of: Prompts) -> None:
+    engine = tight(build(), 16)
+    sequences = engine.sequences()
+    held, _ = sequences.admit([np.arange(20), np.arange(20)])
+    with pytest.raises(ValueError, match="1 prompts do not fit the 6 cache blocks that are free"):
+        engine.generate(prompts_of(30), Sampling(max_new_tokens=20))
+    sequences.free(held)
+
+
 def test_a_sample_that_is_put_back_finds_most_of_its_blocks(build: Build, prompts_of: Prompts) -> None:
     """Those of the prompt of 40 tokens are in use by the other samples."""
     engine = tight(build(), 16)

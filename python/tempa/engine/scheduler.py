@@ -132,7 +132,9 @@ class Scheduler:
         try:
             cached = self.sequences.resume(sample.handles)
         except NoRoomError:
-            return None
+            if self._running:
+                return None
+            raise  # somebody else has blocks, so waiting would never end
         num_free = self.sequences.num_spare - num_courses
         if self._running and num_free < sample.num_rows * len(sample.courses):
             self.sequences.preempt(sample.handles)
@@ -150,7 +152,9 @@ class Scheduler:
         try:
             handles, cached = self.sequences.admit(job.prompts, _namespaces(request))
         except NoRoomError:
-            return None
+            if self._running:
+                return None
+            raise  # somebody else has blocks, so waiting would never end
         num_free = self.sequences.num_spare - num_courses
         # One alone always fits.
         count = min(count, max(num_free // len(handles), 0 if self._running else 1))
@@ -322,6 +326,7 @@ class Scheduler:
         self._sampler.remove([sample.draw for sample in ended])
         self._running = [sample for sample in self._running if sample.reason is None]
         self._preempted = deque(sample for sample in self._preempted if sample.reason is None)
+        # Of those that wait, only the first may have begun and failed.
         if self._waiting and self._waiting[0].is_over:
             self._waiting.popleft()
         self._is_full = False

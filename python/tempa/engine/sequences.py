@@ -105,7 +105,7 @@ class Sequences:
         if len(admitted.handles) < len(prompts):
             self.kv.free(admitted.handles)
             raise NoRoomError(
-                f"{len(prompts)} prompts do not fit the {self.num_free} cache blocks that are free"
+                f"{len(prompts)} prompts do not fit the {self.num_spare} cache blocks that are free"
             )
         self._copy(admitted.copies)
         return admitted.handles, admitted.num_cached
@@ -127,7 +127,7 @@ class Sequences:
         if len(resumed.handles) < len(handles):
             self.kv.preempt(resumed.handles)
             raise NoRoomError(
-                f"{len(handles)} sequences do not fit the {self.num_free} cache blocks that are free"
+                f"{len(handles)} sequences do not fit the {self.num_spare} cache blocks that are free"
             )
         self._copy(resumed.copies)
         return resumed.num_cached
@@ -262,4 +262,4 @@ class Sequences:
             cache=self.cache,
             inputs_embeds=None if embeds is None else embeds.to(device),
         )
-        return self.model.logits(hidden[torch.from_numpy(wanted).to(device)])
+        return self.model.logits(hidden[torch.from_numpy(wanted).to(device)]).float()

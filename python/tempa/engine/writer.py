@@ -49,7 +49,7 @@ class Writer:
         row = max(course.row for course in sample.courses)
         each = torch.stack([
             logits[course.row] if course.logits is None else course.logits for course in sample.courses
-        ]).float()  # fmt: skip
+        ])  # fmt: skip
         try:
             if sample.job.request.combine is None:
                 combined = each.log_softmax(-1).mean(0)
@@ -72,7 +72,7 @@ class Writer:
         """
         draws = self._sampler.step(
             [sample.draw for sample in samples],
-            logits.float().cpu(),
+            logits.cpu(),
             rows=rows,
             mask=self._mask(samples),
             top_n=max(sample.job.request.top_logps for sample in samples),

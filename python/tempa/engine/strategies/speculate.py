@@ -85,8 +85,8 @@ class DraftModel:
             fed = tokens[cached:]
             logits = sequences.advance(one, np.array([len(fed)]), fed)
             while True:
-                probs.append(sampler.distribution([draw], logits.float().cpu())[0])
-                drawn.append(int(sampler.step([draw], logits.float().cpu()).ids[0]))
+                probs.append(sampler.distribution([draw], logits.cpu())[0])
+                drawn.append(int(sampler.step([draw], logits.cpu()).ids[0]))
                 if len(drawn) == count:
                     return drawn, np.stack(probs)
                 fed = np.array(drawn[-1:])
@@ -141,9 +141,7 @@ def speculate(
             every = np.arange(len(fed))
             logits = sequences.advance(one, np.array([len(fed)]), fed, new_ids=new, wanted=every)
             num_passes += 1
-            verified = sampler.verify(
-                [draw], [guess], logits.float().cpu(), draft_probs=probs if guess else None
-            )
+            verified = sampler.verify([draw], [guess], logits.cpu(), draft_probs=probs if guess else None)
             accepted = int(verified.num_accepted[0])
             if accepted < len(guess):
                 sequences.rollback(one, np.array([len(guess) - accepted]))
