@@ -118,7 +118,10 @@ class Scheduler:
         num_rows = sum(sample.num_rows for sample in self._running)
         num_courses = sum(sample.num_rows * len(sample.courses) for sample in self._running)
         while not self._is_full and self.num_waiting:
-            sample = self._resume(num_courses) if self._preempted else self._begin(num_rows, num_courses)
+            sample = None
+            # Admission that is taken back counts as a query of the cache, so it is not tried in vain.
+            if not self._running or self.sequences.num_spare > num_courses:
+                sample = self._resume(num_courses) if self._preempted else self._begin(num_rows, num_courses)
             if sample is None:
                 self._is_full = True
             else:
