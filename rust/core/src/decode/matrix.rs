@@ -362,6 +362,8 @@ unsafe fn bytes<L: Lanes, const B: usize>(
 ) {
     for (group, lines) in lines.as_chunks::<GROUP_LINES>().0.iter().enumerate() {
         let scales: &[u16; PANEL] = bytemuck::cast_ref(&lines[0]);
+        // The steps ask for what lies a multiple of two lines behind them: one of a group's lines is left.
+        ask_line_ahead(&lines[0], end);
         let scales = scales.as_chunks::<WIDTH>().0;
         // SAFETY: the caller's, and each row has a group for each group of lines.
         unsafe {
@@ -394,9 +396,14 @@ unsafe fn bytes<L: Lanes, const B: usize>(
 /// Asks for memory that is read soon, before `end`: what lies behind is another thread's.
 #[inline(always)]
 fn ask_ahead(pair: &[Line; 2], end: *const Line) {
-    let ahead = pair.as_ptr().wrapping_byte_add(AHEAD);
+    ask_line_ahead(&pair[0], end);
+    ask_line_ahead(&pair[1], end);
+}
+
+#[inline(always)]
+fn ask_line_ahead(line: &Line, end: *const Line) {
+    let ahead = std::ptr::from_ref(line).wrapping_byte_add(AHEAD);
     if ahead < end {
         prefetch_line(ahead.cast());
-        prefetch_line(ahead.wrapping_add(1).cast());
     }
 }

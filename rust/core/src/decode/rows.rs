@@ -75,6 +75,15 @@ impl SharedRows<'_> {
         unsafe { self.floats.part(row * self.stride..row * self.stride + self.num_columns) }
     }
 
+    /// The floats of a row.
+    ///
+    /// # Safety
+    /// No thread writes to them meanwhile.
+    pub(crate) unsafe fn floats(&self, row: usize) -> &[f32] {
+        // SAFETY: the caller's.
+        unsafe { self.floats.read(row * self.stride..row * self.stride + self.num_columns) }
+    }
+
     /// Whether the weights are bytes.
     pub(crate) fn has_bytes(&self) -> bool {
         self.bytes.len() > 0

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::finish::{Finish, Kind, Out};
-use super::matrix::{Matrix, PANEL, Product, ROWS_AT_ONCE};
+use super::matrix::{Matrix, PANEL, Precision, Product, ROWS_AT_ONCE};
 use super::norm::rotate;
-use super::rows::SharedRows;
+use super::rows::{Rows, SharedRows};
 use super::team::Member;
 use super::{Config, Decoder, Gain, Layer, Linear, Mlp, Norm};
 use crate::attend::{Attend, Blocks, Kept, Rules, Scratch, Sequences, Shape, Unit, at_once};
@@ -17,6 +17,9 @@ use crate::{Error, Result};
 const OWN_SHARE: (usize, usize) = (3, 4);
 /// Lines of weights that are fetched during a stage before a product: a part of the second cache.
 const ASKED_LINES: usize = (128 << 10) / 64;
+
+/// Rows that every thread prepares for itself: it takes less time than to wait for another thread.
+const FEW_ROWS: usize = 4;
 
 /// What the stream starts from.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +80,7 @@ impl Decoder {
         let group = config.num_heads / config.num_kv_heads;
         let step = Step {
             config,
+            precision,
             level: self.level,
             lines: &self.lines,
             turns: &self.turns,
@@ -212,6 +216,7 @@ fn check<T: Kept>(
 /// What all threads share.
 struct Step<'a, T> {
     config: &'a Config,
+    precision: Precision,
     level: Level,
     lines: &'a [Line],
     turns: &'a [f32],
@@ -239,6 +244,10 @@ struct Step<'a, T> {
 struct Own {
     scratch: Scratch,
     totals: Vec<[f32; PANEL]>,
+    /// Copies of the rows of the step, where these are few.
+    normed: Rows,
+    attended: Rows,
+    inner: Rows,
 }
 
 impl<T: Kept> Step<'_, T> {
@@ -276,9 +285,7 @@ impl<T: Kept> Step<'_, T> {
             Mlp::Gelu => Kind::Gelu,
         };
         let to_inner = Finish { kind, bias: None, out: Out::Rows(&self.inner) };
-        self.ask(member, &layer.qkv);
-        self.norm(member, &layer.attention_norm, normed, |row| row);
-        self.product(member, own, &layer.qkv, normed, to_qkv);
+        self.normed_product(member, own, (&layer.attention_norm, &layer.qkv), normed, |row| row, to_qkv);
         self.ask(member, &layer.out);
         member.share(self.written.len(), |block| self.place(i, &self.written[block]));
         let at_once = at_once(self.units.len(), self.num_threads);
@@ -286,56 +293,88 @@ impl<T: Kept> Step<'_, T> {
             let end = self.units.len().min((part + 1) * at_once);
             self.attend(i, &self.units[part * at_once..end], &mut own.scratch);
         });
-        self.to_bytes(member, attended);
-        self.product(member, own, &layer.out, attended, to_stream);
-        self.ask(member, &layer.up);
-        self.norm(member, &layer.mlp_norm, normed, |row| row);
-        self.product(member, own, &layer.up, normed, to_inner);
+        self.converted_product(member, own, |own| &mut own.attended, &layer.out, attended, to_stream);
+        self.normed_product(member, own, (&layer.mlp_norm, &layer.up), normed, |row| row, to_inner);
         self.ask(member, &layer.down);
-        self.to_bytes(member, inner);
-        self.product(member, own, &layer.down, inner, to_stream);
+        self.converted_product(member, own, |own| &mut own.inner, &layer.down, inner, to_stream);
     }
 
     fn finish(&self, member: &Member<'_>, own: &mut Own, final_norm: &Gain, head: &Linear) {
         let wanted = self.input.wanted;
         let last = (&self.last, wanted.len());
-        self.ask(member, head);
-        self.norm(member, final_norm, last, |row| wanted[row] as usize);
         let kind = self.config.softcap.map_or(Kind::Store, Kind::Cap);
         let to_logits = Finish { kind, bias: None, out: Out::Floats(&self.logits, self.config.vocab_size) };
-        self.product(member, own, head, last, to_logits);
+        let of = |row: usize| wanted[row] as usize;
+        self.normed_product(member, own, (final_norm, head), last, of, to_logits);
     }
 
-    /// Normalises rows of the stream; `token_of` says which.
-    fn norm(
+    /// The product of normalised rows of the stream; `token_of` says which.
+    fn normed_product(
         &self,
         member: &Member<'_>,
-        gain: &Gain,
+        own: &mut Own,
+        (gain, linear): (&Gain, &Linear),
         (to, num_rows): (&SharedRows<'_>, usize),
         token_of: impl Fn(usize) -> usize,
+        finish: Finish<'_>,
     ) {
-        let width = self.config.width;
-        member.share(num_rows, |row| {
-            let token = token_of(row);
-            // SAFETY: nothing writes to the stream in this stage, and one thread has the row.
-            let (from, out) = unsafe { (self.stream.read(token * width..(token + 1) * width), to.row(row)) };
-            self.level.run(Plainly(|| {
-                let (weight, bias) = (Some(gain.weight.as_slice()), gain.bias.as_deref());
-                self.config.norm.run(from, weight, bias, self.config.norm_eps, out);
-                // SAFETY: as above.
-                unsafe { to.convert(row) };
-            }));
-        });
+        self.ask(member, linear);
+        if num_rows > FEW_ROWS {
+            member.share(num_rows, |row| self.norm(gain, token_of(row), to, row));
+            return self.product(member, own, linear, (to, num_rows), finish);
+        }
+        let mut copies = std::mem::take(&mut own.normed);
+        copies.resize(num_rows, self.config.width, self.precision);
+        let to = copies.share();
+        for row in 0..num_rows {
+            self.norm(gain, token_of(row), &to, row);
+        }
+        self.product(member, own, linear, (&to, num_rows), finish);
+        own.normed = copies;
     }
 
-    /// Makes bytes of rows, for weights that are bytes.
-    fn to_bytes(&self, member: &Member<'_>, (rows, num_rows): (&SharedRows<'_>, usize)) {
-        if rows.has_bytes() {
-            member.share(num_rows, |row| {
-                // SAFETY: one thread has the row.
-                self.level.run(Plainly(|| unsafe { rows.convert(row) }));
-            });
+    /// The product of rows that others have written, of which bytes are made first if the weights are bytes.
+    fn converted_product(
+        &self,
+        member: &Member<'_>,
+        own: &mut Own,
+        copies_of: impl Fn(&mut Own) -> &mut Rows,
+        linear: &Linear,
+        (rows, num_rows): (&SharedRows<'_>, usize),
+        finish: Finish<'_>,
+    ) {
+        // SAFETY: one thread has the row.
+        let convert = |to: &SharedRows<'_>, row| self.level.run(Plainly(|| unsafe { to.convert(row) }));
+        if !rows.has_bytes() {
+            return self.product(member, own, linear, (rows, num_rows), finish);
         }
+        if num_rows > FEW_ROWS {
+            member.share(num_rows, |row| convert(rows, row));
+            return self.product(member, own, linear, (rows, num_rows), finish);
+        }
+        let mut copies = std::mem::take(copies_of(own));
+        copies.resize(num_rows, linear.matrix.num_columns, self.precision);
+        let to = copies.share();
+        for row in 0..num_rows {
+            // SAFETY: nobody writes to the rows in this stage, and the copies are this thread's.
+            unsafe { to.row(row).copy_from_slice(rows.floats(row)) };
+            convert(&to, row);
+        }
+        self.product(member, own, linear, (&to, num_rows), finish);
+        *copies_of(own) = copies;
+    }
+
+    /// Normalises a token of the stream.
+    fn norm(&self, gain: &Gain, token: usize, to: &SharedRows<'_>, row: usize) {
+        let width = self.config.width;
+        // SAFETY: nothing writes to the stream in this stage, and one thread has the row.
+        let (from, out) = unsafe { (self.stream.read(token * width..(token + 1) * width), to.row(row)) };
+        self.level.run(Plainly(|| {
+            let (weight, bias) = (Some(gain.weight.as_slice()), gain.bias.as_deref());
+            self.config.norm.run(from, weight, bias, self.config.norm_eps, out);
+            // SAFETY: as above.
+            unsafe { to.convert(row) };
+        }));
     }
 
     fn product(
