@@ -4,12 +4,14 @@
 
 A Llama shape of 14M parameters with random weights, samples of each prompt at temperature 1, all processors,
 seconds by the clock. First greedy tokens are compared: those of transformers with the same weights must be
-the same. "not shared" is the same engine where every sample computes its own prompt of 512 tokens.
+the same. In the rows of bfloat16, ours has matrices and cached keys in it, transformers the whole model. "not
+shared" is the same engine where every sample computes its own prompt of 512 tokens.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import importlib.util
 import sys
@@ -83,7 +85,7 @@ def beside_transformers(model: Transformer, prompts: int, samples: int, new: int
     own = engine.generate(list(ids[:4]), Sampling(max_new_tokens=32, temperature=0))
     np.testing.assert_array_equal(greedy[:, 32:].numpy(), np.stack([one.ids for (one,) in own]))
 
-    def peer() -> None:
+    def peer(theirs: Any) -> None:
         tokens = torch.from_numpy(ids)
         with torch.inference_mode():
             theirs.generate(
@@ -91,7 +93,12 @@ def beside_transformers(model: Transformer, prompts: int, samples: int, new: int
                 num_return_sequences=samples, max_new_tokens=new, min_new_tokens=new,
             )  # fmt: skip
 
-    sides = {"ours": lambda: rollout(engine, ids, samples, new), "transformers": peer}
+    sides = {"ours": lambda: rollout(engine, ids, samples, new), "transformers": lambda: peer(theirs)}
+    brief, theirs_brief = Engine(model, weights="bfloat16"), copy.deepcopy(theirs).bfloat16()
+    sides |= {
+        "ours, bfloat16": lambda: rollout(brief, ids, samples, new),
+        "transformers, bfloat16": lambda: peer(theirs_brief),
+    }
     case = f"{prompts} prompts x {samples} samples x {new} tokens"
     rates: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(rounds):

@@ -37,12 +37,14 @@ class Engine:
         tokenizer: Makes the text of completions and finds stop strings; None leaves texts empty.
         block_size: Tokens per block of the cache.
         max_batch: Most samples that advance together.
-        cache_bytes: Memory for keys and values. Requests wait until they fit, and the last of those that run
-            are put back when it is full, which changes no token.
+        cache_bytes: Most memory for keys and values, on the CPU taken as it is needed. Requests wait until
+            they fit, and the last of those that run are put back when it is full, which changes no token.
         step_tokens: Most tokens of prompts in a step, so that long prompts do not hold up the others.
         weights: How steps on the CPU keep matrices, as for `Decoder`. "auto" is float32, where
             log-probabilities of samples are those of the model, and lets the model compute where `Decoder`
             cannot.
+        cache_dtype: Of cached keys and values on the CPU: torch.float32, bfloat16 or int8. None is bfloat16
+            where `weights` are rounded, else as the model computes.
         reuses_prefixes: Whether prompts begin with what earlier ones have computed. It changes no token.
         has_fixed_weights: Whether the weights never change, as when serving. Otherwise they are read once
             whenever the engine begins to work, to see if they have.
@@ -61,9 +63,10 @@ class Engine:
         *,
         block_size: int = 16,
         max_batch: int = 512,
-        cache_bytes: int = 1 << 30,
+        cache_bytes: int = 4 << 30,
         step_tokens: int = 2048,
         weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+        cache_dtype: torch.dtype | None = None,
         reuses_prefixes: bool = True,
         has_fixed_weights: bool = False,
     ) -> None:
@@ -71,6 +74,8 @@ class Engine:
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if cache_dtype not in (None, torch.float32, torch.bfloat16, torch.int8):
+            raise ValueError(f"cache_dtype must be torch.float32, bfloat16 or int8, got {cache_dtype}")
         if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
@@ -78,7 +83,7 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self._block_size, self._max_batch, self._cache_bytes = block_size, max_batch, cache_bytes
         self._step_tokens, self._weights, self._reuses_prefixes = step_tokens, weights, reuses_prefixes
-        self._has_fixed_weights = has_fixed_weights
+        self._has_fixed_weights, self._cache_dtype = has_fixed_weights, cache_dtype
         self._decoder = Decoder(model, weights=weights) if weights != "auto" else None
         self._scheduler: Scheduler | None = None
         self._checksum: int | None = None  # of the weights that prefixes were computed with
@@ -297,12 +302,25 @@ class Engine:
             self._checksum = checksum
         decoder = self._current_decoder(is_changed=is_changed)
         weight = self.model.embedding.weight
-        dtype = _cache_dtype(weight) if decoder is None else torch.float32
+        dtype = self._dtype(decoder, weight)
         if scheduler is None or not scheduler.sequences.is_like(decoder, dtype, weight.device):
             scheduler = self._scheduler = self._make(decoder, dtype)
         elif is_changed:
             scheduler.sequences.forget()
         return scheduler
+
+    def _dtype(self, decoder: Decoder | None, weight: Tensor) -> torch.dtype:
+        """Of the cache."""
+        if decoder is None:
+            dtype = _computed_dtype(weight)
+            if self._cache_dtype not in (None, dtype):
+                raise ValueError(
+                    f"cache_dtype is {self._cache_dtype}, but the model computes in {dtype} here"
+                )
+            return dtype
+        if self._cache_dtype is not None:
+            return self._cache_dtype
+        return torch.float32 if decoder.weights == "float32" else torch.bfloat16
 
     def _make(self, decoder: Decoder | None, dtype: torch.dtype) -> Scheduler:
         config = self.model.config
@@ -430,7 +448,7 @@ def _check_shape(values: Tensor, shape: tuple[int, ...], name: str) -> None:
         raise ValueError(f"{name} has values that are not finite")
 
 
-def _cache_dtype(weight: Tensor) -> torch.dtype:
+def _computed_dtype(weight: Tensor) -> torch.dtype:
     """What products with `weight` give: its dtype, or that of autocast."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype

@@ -27,7 +27,7 @@ class ServeConfig:
         preferences: File of pairs for `tempa dpo`, to which the chat page adds; none are taken without it.
         device: Where to run.
         weights: How matrices are kept on the CPU; bfloat16 and int8 are faster and change the logits.
-        cache_bytes: Memory for keys and values.
+        cache_bytes: Most memory for keys and values.
         max_batch: Most samples that advance together.
         max_request_bytes: The largest body of a request; 413 above.
         max_prompt_tokens: The longest prompt; 0 means what the model takes.
@@ -50,7 +50,7 @@ class ServeConfig:
     preferences: Path | None = None
     device: str = "auto"
     weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
-    cache_bytes: int = 1 << 30
+    cache_bytes: int = 4 << 30
     max_batch: int = 256
     max_request_bytes: int = 4 << 20
     max_prompt_tokens: int = 0
