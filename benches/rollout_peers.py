@@ -93,19 +93,20 @@ def beside_transformers(model: Transformer, prompts: int, samples: int, new: int
                 num_return_sequences=samples, max_new_tokens=new, min_new_tokens=new,
             )  # fmt: skip
 
-    sides = {"ours": lambda: rollout(engine, ids, samples, new), "transformers": lambda: peer(theirs)}
     brief, theirs_brief = Engine(model, weights="bfloat16"), copy.deepcopy(theirs).bfloat16()
-    sides |= {
-        "ours, bfloat16": lambda: rollout(brief, ids, samples, new),
-        "transformers, bfloat16": lambda: peer(theirs_brief),
-    }
     case = f"{prompts} prompts x {samples} samples x {new} tokens"
-    rates: dict[str, list[float]] = {side: [] for side in sides}
+    sides = {
+        (case, "ours"): lambda: rollout(engine, ids, samples, new),
+        (case, "transformers"): lambda: peer(theirs),
+        (f"{case}, bfloat16", "ours"): lambda: rollout(brief, ids, samples, new),
+        (f"{case}, bfloat16", "transformers"): lambda: peer(theirs_brief),
+    }
+    rates: dict[tuple[str, str], list[float]] = {side: [] for side in sides}
     for _ in range(rounds):
         for side, run in sides.items():
             rates[side].append(prompts * samples * new / seconds(run))
-    for side, values in rates.items():
-        keep("rollouts, 14M parameters", case, side, values)
+    for (name, side), values in rates.items():
+        keep("rollouts, 14M parameters", name, side, values)
 
 
 def rollout(engine: Engine, ids: np.ndarray, samples: int, new: int) -> None:
