@@ -1,5 +1,6 @@
 // A pack is what one thread moves with one instruction: up to 16 bytes of neighbouring elements.
 #pragma once
+#include "ptx.cuh"
 
 template <class Element, int SIZE>
 struct alignas(sizeof(Element) * SIZE) Pack {
@@ -9,6 +10,17 @@ struct alignas(sizeof(Element) * SIZE) Pack {
 template <int SIZE, class Element>
 __device__ __forceinline__ Pack<Element, SIZE> load_pack(const Element* from) {
     return *reinterpret_cast<const Pack<Element, SIZE>*>(from);
+}
+
+// The same where no thread reads the elements again.
+template <int SIZE, class Element>
+__device__ __forceinline__ Pack<Element, SIZE> load_pack_once(const Element* from) {
+    if constexpr (sizeof(Pack<Element, SIZE>) == sizeof(uint4)) {
+        const uint4 bytes = load_once(from);
+        return reinterpret_cast<const Pack<Element, SIZE>&>(bytes);
+    } else {
+        return load_pack<SIZE>(from);
+    }
 }
 
 template <int SIZE, class Element>

@@ -8,7 +8,6 @@
 // Compiled for one shape: ELEMENT (float, bf16, fp16), VECTOR elements a pack, THREADS a row (a power of two),
 // PACKS a thread, ROWS a block (1 if THREADS > 32), WEIGHTED 0 or 1. Block (THREADS, ROWS).
 #include "pack.cuh"
-#include "ptx.cuh"
 
 constexpr int LANES = THREADS < 32 ? THREADS : 32;
 constexpr int WARPS = THREADS / LANES;

@@ -6,9 +6,16 @@ does so beforehand, also on a machine without a GPU, for the sizes of a preset.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tempa import config
+
+if TYPE_CHECKING:
+    import torch
+
+    from tempa.model import ModelConfig
 
 ACTIONS = {
     "prewarm": "compile every kernel for a preset's sizes and keep the result",
@@ -57,22 +64,41 @@ def _prewarm(options: PrewarmConfig) -> None:
     import torch
 
     from tempa.model import ModelConfig
-    from tempa.ops import nvrtc, rms_norm_cuda
+    from tempa.ops import nvrtc
+    from tempa.ops.cuda_tensors import ELEMENTS
 
     arches = options.arch or (nvrtc.device_arch(torch.device("cuda")),)
-    known = {str(dtype).removeprefix("torch."): dtype for dtype in rms_norm_cuda.ELEMENTS}
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in ELEMENTS}
     unknown = [dtype for dtype in options.dtypes if dtype not in known]
     if unknown:
         raise ValueError(f"unknown dtype {unknown[0]!r}; choose from {', '.join(known)}")
     configs = [ModelConfig.preset(preset, vocab_size=1) for preset in options.presets]
-    # The residual stream is normalised with a gain, queries and keys without.
-    sizes = {(width, gain) for c in configs for width, gain in ((c.width, True), (c.head_dim, False))}
     for arch in arches:
-        for dtype in (known[name] for name in options.dtypes):
-            for width, gain in sorted(sizes):
-                defines = rms_norm_cuda.Shape.of(width, dtype).defines(dtype, weighted=gain)
-                nvrtc.compile_source(rms_norm_cuda.SOURCE, arch=arch, defines=defines)
-                print(f"{rms_norm_cuda.SOURCE} {arch} {dtype} width {width}{'' if gain else ' without gain'}")
+        for name in options.dtypes:
+            # Presets share sizes; each is compiled once.
+            for what, (source, defines) in {
+                k: v for c in configs for k, v in _variants(c, known[name])
+            }.items():
+                nvrtc.compile_source(source, arch=arch, defines=defines)
+                print(f"{source} {arch} {name} {what}")
+
+
+def _variants(
+    config: ModelConfig, dtype: torch.dtype
+) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
+    """What a model of this shape runs: a name, the source and its macros."""
+    from tempa.ops import glu_cuda, rms_norm_cuda
+    from tempa.ops.cuda_tensors import pack_size
+
+    # The residual stream is normalised with a gain, queries and keys without.
+    for width, gain in ((config.width, True), (config.head_dim, False)):
+        shape = rms_norm_cuda.Shape.of(width, dtype)
+        what = f"width {width}{'' if gain else ' without gain'}"
+        yield what, (rms_norm_cuda.SOURCE, shape.defines(dtype, weighted=gain))
+    if config.mlp != "gelu":
+        function, gated = ("silu", True) if config.mlp == "swiglu" else ("relu2", False)
+        vector = pack_size(config.mlp_width, dtype)
+        yield f"{config.mlp}", (glu_cuda.SOURCE, glu_cuda.defines(dtype, vector, function, gated=gated))
 
 
 def _list() -> None:

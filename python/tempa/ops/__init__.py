@@ -1,7 +1,8 @@
 """Fused operations: one signature each, several backends, references in `tempa.ops.reference`."""
 
+from tempa.ops import glu_cuda as glu_cuda  # registers torch.ops.tempa.activation
 from tempa.ops import rms_norm_cuda as rms_norm_cuda  # registers torch.ops.tempa.rms_norm
-from tempa.ops.activations import relu2, swiglu
+from tempa.ops.activations import geglu, relu2, swiglu
 from tempa.ops.attention import AttentionSpec, LayerCache, attention
 from tempa.ops.linear_loss import linear_cross_entropy, linear_logp, softcap
 from tempa.ops.norms import layer_norm, rms_norm
@@ -11,6 +12,7 @@ __all__ = [
     "AttentionSpec",
     "LayerCache",
     "attention",
+    "geglu",
     "layer_norm",
     "linear_cross_entropy",
     "linear_logp",

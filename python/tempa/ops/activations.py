@@ -18,8 +18,27 @@ def swiglu(gate_up: Tensor) -> Tensor:
     Returns:
         (..., D)
     """
+    if _is_fused(gate_up):
+        fused: Tensor = torch.ops.tempa.activation(gate_up, "silu", True)  # glu_cuda.py
+        return fused
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+def geglu(gate_up: Tensor) -> Tensor:
+    """`gelu(gate) * up` for the two halves of the last dimension (Shazeer, 2020, equation 6).
+
+    Args:
+        gate_up: (..., 2 D): one matrix product gives both halves.
+
+    Returns:
+        (..., D)
+    """
+    if _is_fused(gate_up):
+        fused: Tensor = torch.ops.tempa.activation(gate_up, "gelu", True)
+        return fused
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.gelu(gate) * up
 
 
 def relu2(x: Tensor) -> Tensor:
@@ -28,8 +47,12 @@ def relu2(x: Tensor) -> Tensor:
     >>> relu2(torch.tensor([-1.0, 2.0]))
     tensor([0., 4.])
     """
-    out: Tensor = _Relu2.apply(x)
+    out: Tensor = torch.ops.tempa.activation(x, "relu2", False) if _is_fused(x) else _Relu2.apply(x)
     return out
+
+
+def _is_fused(x: Tensor) -> bool:
+    return x.device.type == "cuda" and x.dtype != torch.float64
 
 
 class _Relu2(torch.autograd.Function):

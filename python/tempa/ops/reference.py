@@ -19,6 +19,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int |
     return torch.einsum("hij,jhd->ihd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
 
 
+def activation(x: Tensor, function: str, *, gated: bool) -> Tensor:
+    """`f(gate) * up` of the halves of each row, or f(x), for "silu", "gelu" (by erf) or "relu2"."""
+    gate, up = x.chunk(2, dim=-1) if gated else (x, torch.ones_like(x))
+    if function == "silu":
+        return gate / (1 + (-gate).exp()) * up
+    if function == "gelu":
+        return gate * (1 + (gate / 2**0.5).erf()) / 2 * up
+    return gate.clamp(min=0).square() * up
+
+
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
     """Root mean square over the last dimension."""
     unit = x / (x.square().mean(-1, keepdim=True) + eps).sqrt()

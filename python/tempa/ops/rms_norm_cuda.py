@@ -16,13 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tempa.ops import nvrtc
+from tempa.ops.cuda_tensors import ELEMENTS, check, is_aligned, pack_size
 from tempa.ops.norms import rms_norm_gradients
 
 SOURCE = "rms_norm.cu"
-ELEMENTS = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
-# One thread moves at most this much at a time, and only from addresses that are a multiple of it.
-PACK_BYTES = 16
 # More packs than this do not fit the registers of a thread.
 MAX_PACKS = 16
 # Blocks of this many threads fill a multiprocessor evenly.
@@ -49,9 +47,7 @@ class Shape:
         Raises:
             ValueError: If the row does not fit the registers of one block.
         """
-        vector = PACK_BYTES // dtype.itemsize
-        if not aligned or width % vector:
-            vector = 1
+        vector = pack_size(width, dtype, aligned=aligned)
         num_packs = -(-width // vector)
         if num_packs <= 128:
             threads = min(_power_of_two(num_packs), 32)
@@ -118,19 +114,10 @@ def num_blocks(x: Tensor) -> int:
 
 
 def _rows(x: Tensor, weight: Tensor | None, *others: Tensor) -> tuple[int, Shape]:
-    if x.dtype not in ELEMENTS:
-        raise ValueError(f"rms_norm on CUDA: float32, bfloat16 or float16 is needed, got {x.dtype}")
-    tensors = [x, *others] if weight is None else [x, weight, *others]
-    for tensor in tensors:
-        if not tensor.is_contiguous():
-            raise ValueError(f"rms_norm on CUDA: a tensor of shape {tuple(tensor.shape)} is not contiguous")
-        if tensor.dtype != x.dtype or tensor.device != x.device:
-            raise ValueError(
-                f"rms_norm on CUDA: x is {x.dtype} on {x.device}, but got {tensor.dtype} on {tensor.device}"
-            )
+    check("rms_norm", x, weight, *others)
     width = x.shape[-1]
-    aligned = all(tensor.data_ptr() % PACK_BYTES == 0 for tensor in tensors)
-    return x.numel() // width if width else 0, _shape(width, x.dtype, aligned)
+    shape = _shape(width, x.dtype, is_aligned(x, weight, *others))
+    return x.numel() // width if width else 0, shape
 
 
 @functools.cache
