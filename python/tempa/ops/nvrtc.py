@@ -207,17 +207,38 @@ def device_arch(device: torch.device) -> str:
     return f"sm_{major}{minor}{'a' if major >= 9 else ''}"
 
 
-def load(source: str, entry: str, device: torch.device, defines: Mapping[str, str | int]) -> int:
-    """An entry point on a device, compiled if need be; the handle is good for the life of the process."""
+def load(
+    source: str, entry: str, device: torch.device, defines: Mapping[str, str | int], *, shared_bytes: int = 0
+) -> int:
+    """An entry point on a device, compiled if need be; the handle is good for the life of the process.
+
+    Args:
+        source: File name in `cuda/`.
+        entry: Name of the `extern "C" __global__` function.
+        device: Where it will run.
+        defines: Macros: element type and launch shape.
+        shared_bytes: The most dynamic shared memory that a launch will ask for.
+    """
     from cuda.bindings import driver
 
     binary = compile_source(source, arch=device_arch(device), defines=defines)
     (library,) = _checked(driver.cuLibraryLoadData(binary.cubin, [], [], 0, [], [], 0))
     (handle,) = _checked(driver.cuLibraryGetKernel(library, entry.encode()))
+    if shared_bytes:
+        limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        (number,) = _checked(driver.cuDeviceGet(device.index or 0))
+        _checked(driver.cuKernelSetAttribute(limit, shared_bytes, handle, number))
     return int(handle)
 
 
-def launch(handle: int, *arguments: Any, grid: int, block: tuple[int, int], device: torch.device) -> None:
+def launch(
+    handle: int,
+    *arguments: Any,
+    grid: int,
+    block: tuple[int, int],
+    device: torch.device,
+    shared_bytes: int = 0,
+) -> None:
     """Start a kernel on torch's current stream of a device.
 
     Args:
@@ -226,6 +247,7 @@ def launch(handle: int, *arguments: Any, grid: int, block: tuple[int, int], devi
         grid: Blocks.
         block: Threads of a block, x and y.
         device: The device of every tensor.
+        shared_bytes: Dynamic shared memory of a block.
     """
     import torch
     from cuda.bindings import driver
@@ -237,7 +259,7 @@ def launch(handle: int, *arguments: Any, grid: int, block: tuple[int, int], devi
             # A new thread, such as autograd's, has no context until the runtime is first used in it.
             torch.cuda.synchronize(device)
         parameters = tuple(value for value, _ in values), tuple(kind for _, kind in values)
-        _checked(driver.cuLaunchKernel(handle, grid, 1, 1, *block, 1, 0, stream, parameters, 0))
+        _checked(driver.cuLaunchKernel(handle, grid, 1, 1, *block, 1, shared_bytes, stream, parameters, 0))
 
 
 def _argument(argument: Any) -> tuple[Any, Any]:
