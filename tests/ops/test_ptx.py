@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import random
 
 import pytest
 import torch
@@ -75,6 +76,32 @@ def test_votes_count_the_lanes_of_their_mask_and_not_those_that_returned(count) 
     assert (results[0].to(torch.int64) % 2**32 == ballot).all()
     assert torch.equal(results[1], torch.where(count > LANES, low, high).int())
     assert (results[2, 1:].to(torch.int64) % 2**32 == 2**32 - 2).all()
+
+
+@pytest.mark.parametrize("count", [1, 13, 31])
+def test_reductions_keep_to_their_mask(count) -> None:
+    values = torch.randint(-2, 3, (32,), dtype=torch.int32, generator=torch.Generator().manual_seed(count))
+    results = torch.zeros(5, 32, dtype=torch.int32)
+    _primitive("reductions", results, values, ctypes.c_int(count))
+    for lanes in (LANES[:count], LANES[count:]):
+        of_lanes = values[lanes]
+        assert (results[0, lanes] == of_lanes.sum()).all()
+        assert (results[1, lanes] == of_lanes.min()).all()
+        assert (results[2, lanes] == of_lanes.max()).all()
+        assert (results[4, lanes] == of_lanes.view(torch.uint32).to(torch.int64).max().to(torch.int32)).all()
+        for lane in lanes.tolist():
+            same = sum(1 << other for other in lanes.tolist() if values[other] == values[lane])
+            assert results[3, lane].item() % 2**32 == same
+
+
+def test_the_high_words_of_products_are_exact() -> None:
+    generator = random.Random(0)
+    words, long_words = ([generator.getrandbits(bits) for _ in range(32)] for bits in (32, 64))
+    high = torch.zeros(32, dtype=torch.uint32), torch.zeros(32, dtype=torch.uint64)
+    values = torch.tensor(words, dtype=torch.uint32), torch.tensor(long_words, dtype=torch.uint64)
+    _primitive("high_words", *high, *values)
+    assert high[0].tolist() == [words[i] * words[i ^ 1] >> 32 for i in range(32)]
+    assert high[1].tolist() == [long_words[i] * long_words[i ^ 1] >> 64 for i in range(32)]
 
 
 @pytest.mark.parametrize("num_true", [0, 17, 96])

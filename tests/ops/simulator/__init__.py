@@ -6,48 +6,100 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pytest
 import torch
 from torch import Tensor
 
+from simulator.build import FOLDER, CompileError, library, line_of
 from tempa.ops import nvrtc
 
-FOLDER = Path(__file__).parent
-# Where pytest's own cache lies, so that `pytest --cache-clear` empties it.
-CACHE = FOLDER.parents[2] / ".pytest_cache" / "d" / "simulator"
-# Lines for reports, and a check of every index and every aligned access. Warnings are NVRTC's business.
-FLAGS = ["-std=c++20", "-O2", "-g1", "-gdwarf-4", "-fPIC", "-w", "-fno-strict-aliasing"]
-FLAGS += ["-fno-delete-null-pointer-checks", "-fsanitize=bounds,alignment"]
-OWN_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-Wall", "-Wextra", "-Werror", "-fno-strict-aliasing"]
-WRAPPER = """
-#include "ptx.cuh"
-{macros}
-#include "{source}"
-#include "launch.hpp"
-const simulator::Kernel simulator::kernels[] = {{{entries}, {{}}}};
-"""
-ENTRY = re.compile(r"\b__global__ void\s+(?:__launch_bounds__\(.*?\)\s+)?(\w+)\(", re.DOTALL)
+__all__ = ["FOLDER", "TIMINGS", "CompileError", "SimulationError", "TensorMap", "simulate"]
+
 TIMINGS = ("early", "late", "mixed")
 # Processor time after which a kernel is taken to be in an endless loop.
 LIMIT_S = 120
 REPORT_BYTES = 8192
+# Kinds of arguments, as in launch.cpp.
+VALUE, BUFFER, TENSOR_MAP = range(3)
+# NaN in all floating types, as in memory.hpp, and what it is as integers.
+POISON = 0xFF
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Timing = Literal["early", "late", "mixed"]
-Argument = Tensor | ctypes._SimpleCData | None
 
 
 class SimulationError(Exception):
     """What a kernel did wrong: says in which block and thread, and where in the source if that is known."""
+
+
+@dataclass(frozen=True)
+class TensorMap:
+    """A tensor as bulk copies see it, with the limits of cuTensorMapEncodeTiled.
+
+    Attributes:
+        tensor: 2 to 4 dimensions, contiguous along the last one; other strides are multiples of 16 bytes.
+        box: Elements of one copy along each dimension of the tensor. Kernels name corners the other way
+            round, the last dimension first.
+        swizzle_bytes: 128, 64, 32, or 0 for none; the last dimension of the box is not longer.
+    """
+
+    tensor: Tensor
+    box: tuple[int, ...]
+    swizzle_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        size, strides = self.tensor.element_size(), self.tensor.stride()
+        row_bytes = self.box[-1] * size
+        rules = {
+            "a tensor of 2 to 4 dimensions": 2 <= self.tensor.dim() <= 4,
+            "a box with as many dimensions": len(self.box) == self.tensor.dim(),
+            "1 to 256 elements along each side of the box": all(1 <= side <= 256 for side in self.box),
+            "a last dimension without gaps": strides[-1] == 1,
+            "strides of a multiple of 16 bytes": all(stride * size % 16 == 0 for stride in strides[:-1]),
+            "an address that is a multiple of 16": self.tensor.data_ptr() % 16 == 0,
+            "rows of the box of a multiple of 16 bytes": row_bytes % 16 == 0,
+            "a swizzle of 0, 32, 64 or 128 bytes": self.swizzle_bytes in (0, 32, 64, 128),
+            "rows of the box within the swizzle": not self.swizzle_bytes or row_bytes <= self.swizzle_bytes,
+        }
+        for rule, is_kept in rules.items():
+            if not is_kept:
+                raise ValueError(f"a tensor map needs {rule}: shape {tuple(self.tensor.shape)}, {self}")
+
+    def __repr__(self) -> str:
+        return f"strides {self.tensor.stride()}, box {self.box}, swizzle {self.swizzle_bytes}"
+
+
+Argument = Tensor | TensorMap | ctypes._SimpleCData | None
+
+
+class _BoxMap(ctypes.Structure):
+    """The same in hopper.hpp."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("rank", ctypes.c_uint),
+        ("element_bytes", ctypes.c_uint),
+        ("swizzle_bytes", ctypes.c_uint),
+        ("sizes", ctypes.c_uint * 4),
+        ("box", ctypes.c_uint * 4),
+        ("strides", ctypes.c_uint64 * 4),
+    )
+
+    @classmethod
+    def of(cls, described: TensorMap) -> _BoxMap:
+        tensor, size = described.tensor, described.tensor.element_size()
+        return cls(
+            rank=tensor.dim(),
+            element_bytes=size,
+            swizzle_bytes=described.swizzle_bytes,
+            sizes=tuple(reversed(tensor.shape)),
+            box=tuple(reversed(described.box)),
+            strides=tuple(stride * size for stride in reversed(tensor.stride())),
+        )
 
 
 class _Launch(ctypes.Structure):
@@ -68,8 +120,9 @@ class _Argument(ctypes.Structure):
     _fields_ = (
         ("bytes", ctypes.c_void_p),
         ("num_bytes", ctypes.c_uint64),
-        ("is_buffer", ctypes.c_uint32),
+        ("kind", ctypes.c_uint32),
         ("offset", ctypes.c_uint32),
+        ("map", ctypes.POINTER(_BoxMap)),
     )
 
 
@@ -95,7 +148,7 @@ def simulate(
         arguments: CPU tensors of any dtype and layout, None for a missing one, and ctypes numbers of the
             declared width. The address of a copy has the same remainder by 16 as the tensor's. Gaps of a
             tensor that is not contiguous read as NaN and must not be written. Two arguments share memory only
-            if they are the same tensor.
+            if they are the same tensor. A `TensorMap` stands for its tensor.
         grid: Blocks: x, or (x, y), or (x, y, z).
         block: Threads of a block, in the same way.
         shared_bytes: Dynamic shared memory of a block.
@@ -107,7 +160,8 @@ def simulate(
 
     Raises:
         SimulationError: If the kernel reads or writes outside its memory, misaligned or past an array, waits
-            for ever, or breaks a rule of an instruction; or if it does not compile.
+            for ever, or breaks a rule of an instruction.
+        CompileError: If g++ rejects the source.
 
     >>> x = torch.arange(64.0)
     >>> simulate(FOLDER / "kernels" / "scale.cu", "scale", x, ctypes.c_float(2), grid=2, block=32)
@@ -115,20 +169,25 @@ def simulate(
     tensor(126.)
     """
     path = nvrtc.SOURCES / source
-    library = _library(path, tuple(sorted((defines or {}).items())))
+    kernels = library(path, tuple(sorted((defines or {}).items())))
     launch = _Launch(_three(grid), _three(block), shared_bytes, TIMINGS.index(timing), seed)
     buffers: dict[object, _Buffer] = {}
-    values = []
+    values, alive = [], []
     for argument in arguments:
-        if isinstance(argument, Tensor):
-            buffer = _Buffer(argument)
+        if isinstance(argument, Tensor | TensorMap):
+            tensor = argument if isinstance(argument, Tensor) else argument.tensor
+            buffer = _Buffer(tensor)
             buffer = buffers.setdefault(buffer.key, buffer)
-            values.append(_Argument(buffer.start, buffer.num_bytes, True, argument.data_ptr() % 16))
+            value = _Argument(buffer.bytes.data_ptr(), buffer.num_bytes, BUFFER, tensor.data_ptr() % 16)
+            if isinstance(argument, TensorMap):
+                value.kind, value.map = TENSOR_MAP, ctypes.pointer(_BoxMap.of(argument))
         else:
-            value = ctypes.c_void_p() if argument is None else argument
-            values.append(_Argument(ctypes.addressof(value), ctypes.sizeof(value), False, 0))
+            number = ctypes.c_void_p() if argument is None else argument
+            value = _Argument(ctypes.addressof(number), ctypes.sizeof(number), VALUE)
+            alive.append(number)
+        values.append(value)
     report = ctypes.create_string_buffer(REPORT_BYTES)
-    instruction = library.simulate(
+    instruction = kernels.simulate(
         entry.encode(),
         ctypes.byref(launch),
         (_Argument * len(values))(*values),
@@ -138,10 +197,10 @@ def simulate(
         ctypes.c_size_t(REPORT_BYTES),
     )
     if report.value:
-        where = _line(library._name, instruction) if instruction else ""
-        raise SimulationError(f"{path.name}: {entry}: {report.value.decode()}{where}")
-    for number, buffer in enumerate(buffers.values()):
-        buffer.write_back(number)
+        where = line_of(kernels, instruction) if instruction else ""
+        raise SimulationError(f"{path.name}: {entry}: {report.value.decode()}{where and f' at {where}'}")
+    for buffer in buffers.values():
+        buffer.write_back()
 
 
 class _Buffer:
@@ -151,94 +210,25 @@ class _Buffer:
         if tensor.device.type != "cpu":
             raise ValueError(f"simulate takes CPU tensors, got one on {tensor.device}")
         self.tensor = tensor.detach()
-        size = tensor.element_size()
-        extent = (
-            sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-            if tensor.numel()
-            else 0
-        )
-        self.num_bytes = extent * size
         self.key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        self.bytes = torch.full((max(self.num_bytes, 1),), 0xFF, dtype=torch.uint8)
-        self.start = self.bytes.data_ptr()
-        self.elements = torch.as_strided(
-            self.bytes[: self.num_bytes].view(tensor.dtype), tensor.shape, tensor.stride()
-        )
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        extent = sum((n - 1) * stride for n, stride in steps) + 1 if tensor.numel() else 0
+        self.num_bytes = extent * tensor.element_size()
+        self.bytes = torch.full((self.num_bytes,), POISON, dtype=torch.uint8)
+        self.elements = self.bytes.view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
         self.elements.copy_(self.tensor)
 
-    def write_back(self, number: int) -> None:
+    def write_back(self) -> None:
         """Copy the elements to the tensor; there must be nothing new between them."""
-        elements = self.elements.clone()
-        self.elements.view(_BITS[self.tensor.element_size()]).fill_(-1)
-        if not bool((self.bytes[: self.num_bytes] == 0xFF).all()):
-            raise SimulationError(f"tensor {number}: something was written between its elements")
-        self.tensor.copy_(elements)
-
-
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        self.tensor.copy_(self.elements)
+        self.elements.view(BITS[self.tensor.element_size()]).fill_(-1)
+        if (self.bytes != POISON).any():
+            shape = tuple(self.tensor.shape)
+            raise SimulationError(
+                f"something was written between the elements of the tensor of shape {shape}"
+            )
 
 
 def _three(size: int | Sequence[int]) -> ctypes.Array[ctypes.c_uint]:
     sizes = (size,) if isinstance(size, int) else tuple(size)
     return (ctypes.c_uint * 3)(*sizes, *(1,) * (3 - len(sizes)))
-
-
-@functools.cache
-def _compiler() -> tuple[str, str]:
-    """The C++ compiler and its version."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed, so kernels cannot be run on the CPU")
-    return compiler, subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, check=True
-    ).stdout
-
-
-@functools.cache
-def _library(path: Path, defines: tuple[tuple[str, str | int], ...]) -> ctypes.CDLL:
-    headers = [*sorted(nvrtc.SOURCES.glob("*.cuh")), *sorted(FOLDER.glob("*.hpp"))]
-    include = ["-I", str(nvrtc.SOURCES), "-I", str(FOLDER)]
-    objects = [
-        _built(f"{own.stem}.o", [own, *headers], [*OWN_FLAGS, *include, "-c", str(own)])
-        for own in sorted(FOLDER.glob("*.cpp"))
-    ]
-    # The simulator's headers come before the macros, whose names they need not avoid.
-    macros = "\n".join(f"#define {name} {value}" for name, value in defines)
-    entries = ", ".join(f"ENTRY_POINT({entry})" for entry in ENTRY.findall(path.read_text()))
-    wrapper = WRAPPER.format(source=path, macros=macros, entries=entries)
-    flags = [*FLAGS, *include, "-c", "-x", "c++", "-"]
-    kernel = _built(f"{path.stem}.o", [path, *headers], flags, wrapper)
-    linked = _built(f"{path.stem}.so", [kernel, *objects], ["-shared", *map(str, [kernel, *objects])])
-    library = ctypes.CDLL(str(linked))
-    library.simulate.restype = ctypes.c_size_t
-    return library
-
-
-def _built(name: str, inputs: Sequence[Path], arguments: Sequence[str], text: str = "") -> Path:
-    """What g++ makes of these arguments and, as standard input, the text; from the cache if it is there."""
-    compiler, version = _compiler()
-    digest = hashlib.sha256(repr((version, arguments, text)).encode())
-    for path in inputs:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    target = CACHE / f"{digest.hexdigest()[:32]}-{name}"
-    if target.exists():
-        return target
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        made = Path(folder) / name
-        command = [compiler, *arguments, "-o", str(made)]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SimulationError(f"{name} does not compile for the CPU:\n{done.stderr}")
-        made.replace(target)
-    return target
-
-
-def _line(library: str, instruction: int) -> str:
-    """The place in the source, as far as binutils can tell."""
-    tool = shutil.which("addr2line")
-    if tool is None:
-        return ""
-    command = [tool, "-e", library, hex(instruction)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    return "" if not found or found[0].startswith("?") else f" at {Path(found[0]).name}"

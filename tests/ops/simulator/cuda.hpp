@@ -42,12 +42,21 @@ inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(va
 inline int __float_as_int(float value) { return std::bit_cast<int>(value); }
 inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
 inline unsigned __float2uint_rn(float value) { return static_cast<unsigned>(std::nearbyint(value)); }
+inline float __fadd_rn(float one, float other) { return one + other; }
+inline float __fmul_rn(float one, float other) { return one * other; }
+inline float __fdiv_rn(float value, float divisor) { return value / divisor; }
+inline float __fmaf_rn(float one, float other, float added) { return std::fma(one, other, added); }
+inline float __fsqrt_rn(float value) { return std::sqrt(value); }
 inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 inline float __expf(float value) { return std::exp(value); }
 inline float __logf(float value) { return std::log(value); }
 inline float __fdividef(float value, float divisor) { return value / divisor; }
 inline int __popc(unsigned bits) { return std::popcount(bits); }
 inline int __clz(int bits) { return std::countl_zero(static_cast<unsigned>(bits)); }
+inline unsigned __umulhi(unsigned one, unsigned other) { return uint64_t{one} * other >> 32; }
+inline unsigned long long __umul64hi(unsigned long long one, unsigned long long other) {
+    return static_cast<unsigned __int128>(one) * other >> 64;
+}
 inline int __ffs(int bits) { return bits ? std::countr_zero(static_cast<unsigned>(bits)) + 1 : 0; }
 
 // Caches are not modelled.
@@ -105,6 +114,10 @@ T shuffle_from(const char* call, unsigned mask, T value, int lane, int width, co
 
 inline int lane_index() { return current_thread() % WARP_SIZE; }
 
+// Combines what all lanes brought, or gives the mask of those that brought the same.
+enum class Reduction { ADD, MIN, MAX, MATCH };
+unsigned reduce(const char* call, Reduction reduction, unsigned mask, unsigned value, const Where& where);
+
 // Bits of the lanes for which the predicate holds.
 unsigned ballot(const char* call, unsigned mask, bool predicate, const Where& where);
 
@@ -150,6 +163,28 @@ inline int __all_sync(unsigned mask, int predicate, HERE) {
     return simulator::ballot("__all_sync", mask, !predicate, where) == 0;
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu, HERE) { simulator::ballot("__syncwarp", mask, false, where); }
+
+// Signed numbers are ordered as unsigned ones whose first bit is turned over.
+template <class T>
+constexpr unsigned FIRST_BIT = std::is_signed_v<T> ? 0x80000000u : 0;
+
+template <class T>
+T __reduce_add_sync(unsigned mask, T value, HERE) {
+    return simulator::reduce("__reduce_add_sync", simulator::Reduction::ADD, mask, value, where);
+}
+template <class T>
+T __reduce_min_sync(unsigned mask, T value, HERE) {
+    const auto reduction = simulator::Reduction::MIN;
+    return simulator::reduce("__reduce_min_sync", reduction, mask, value ^ FIRST_BIT<T>, where) ^ FIRST_BIT<T>;
+}
+template <class T>
+T __reduce_max_sync(unsigned mask, T value, HERE) {
+    const auto reduction = simulator::Reduction::MAX;
+    return simulator::reduce("__reduce_max_sync", reduction, mask, value ^ FIRST_BIT<T>, where) ^ FIRST_BIT<T>;
+}
+inline unsigned __match_any_sync(unsigned mask, unsigned value, HERE) {
+    return simulator::reduce("__match_any_sync", simulator::Reduction::MATCH, mask, value, where);
+}
 
 inline void __syncthreads(HERE) { simulator::sync_at_barrier(0, 0, false, {"__syncthreads"}, where); }
 inline int __syncthreads_or(int predicate, HERE) {

@@ -2,7 +2,25 @@
 
 #include <cstdint>
 
-#if defined(__x86_64__)
+#ifdef PORTABLE_FIBERS
+
+namespace simulator {
+
+void Fiber::start(char* stack_end, size_t stack_bytes, void (*entry)()) {
+    getcontext(&fiber_);
+    fiber_.uc_stack.ss_sp = stack_end - stack_bytes;
+    fiber_.uc_stack.ss_size = stack_bytes;
+    fiber_.uc_link = nullptr;
+    makecontext(&fiber_, entry, 0);
+}
+
+void Fiber::resume() { swapcontext(&scheduler_, &fiber_); }
+
+void Fiber::suspend() { swapcontext(&fiber_, &scheduler_); }
+
+}  // namespace simulator
+
+#else
 
 // swapcontext makes two system calls a switch, and a kernel switches millions of times. What a call preserves is kept
 // on the stack that is left.
@@ -46,24 +64,6 @@ void Fiber::start(char* stack_end, size_t, void (*entry)()) {
 void Fiber::resume() { simulator_switch_stack(&scheduler_stack_, fiber_stack_); }
 
 void Fiber::suspend() { simulator_switch_stack(&fiber_stack_, scheduler_stack_); }
-
-}  // namespace simulator
-
-#else
-
-namespace simulator {
-
-void Fiber::start(char* stack_end, size_t stack_bytes, void (*entry)()) {
-    getcontext(&fiber_);
-    fiber_.uc_stack.ss_sp = stack_end - stack_bytes;
-    fiber_.uc_stack.ss_size = stack_bytes;
-    fiber_.uc_link = nullptr;
-    makecontext(&fiber_, entry, 0);
-}
-
-void Fiber::resume() { swapcontext(&scheduler_, &fiber_); }
-
-void Fiber::suspend() { swapcontext(&fiber_, &scheduler_); }
 
 }  // namespace simulator
 

@@ -2,7 +2,10 @@
 #pragma once
 #include <cstddef>
 
-#if !defined(__x86_64__)
+#ifndef __x86_64__
+#define PORTABLE_FIBERS
+#endif
+#ifdef PORTABLE_FIBERS
 #include <ucontext.h>
 #endif
 
@@ -20,12 +23,12 @@ public:
     void suspend();
 
 private:
-#if defined(__x86_64__)
-    void* fiber_stack_ = nullptr;
-    void* scheduler_stack_ = nullptr;
-#else
+#ifdef PORTABLE_FIBERS
     ucontext_t fiber_;
     ucontext_t scheduler_;
+#else
+    void* fiber_stack_ = nullptr;
+    void* scheduler_stack_ = nullptr;
 #endif
 };
 

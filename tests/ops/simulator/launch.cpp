@@ -7,7 +7,6 @@
 #include <map>
 #include <memory>
 
-#include "memory.hpp"
 #include "schedule.hpp"
 
 namespace simulator {
@@ -15,10 +14,13 @@ namespace {
 
 // The same in simulator/__init__.py.
 struct Argument {
-    char* bytes;         // what is passed, or what the buffer holds before and after
+    enum Kind : uint32_t { VALUE, BUFFER, TENSOR_MAP };
+
+    char* bytes;  // what is passed, or what the buffer holds before and after
     uint64_t num_bytes;
-    uint32_t is_buffer;  // whether the kernel gets the address of a copy of the bytes
-    uint32_t offset;     // of that address, modulo 16
+    Kind kind;        // whether the kernel gets the bytes, the address of a copy, or a map with this address
+    uint32_t offset;  // of the address, modulo 16
+    const BoxMap* map;
 };
 
 struct Run {
@@ -43,14 +45,17 @@ void run_kernel() {
         fail(format("the kernel takes %zu arguments, but %zu came", kernel.num_arguments, run.num_arguments));
     std::map<char*, std::unique_ptr<GuardedMemory>> buffers;  // an argument given twice is one buffer
     std::vector<void*> pointers(run.num_arguments), values(run.num_arguments);
+    std::vector<TensorMap> maps(run.num_arguments);
     for (size_t i = 0; i < run.num_arguments; ++i) {
         const Argument& argument = run.arguments[i];
-        const size_t num_bytes = argument.is_buffer ? sizeof(void*) : argument.num_bytes;
+        const size_t num_bytes = argument.kind == Argument::VALUE    ? argument.num_bytes
+                                 : argument.kind == Argument::BUFFER ? sizeof(void*)
+                                                                     : sizeof(TensorMap);
         if (num_bytes != kernel.argument_bytes[i])
             fail(format("argument %zu has %zu bytes, but the kernel declares %zu", i, num_bytes,
                         kernel.argument_bytes[i]));
         values[i] = argument.bytes;
-        if (!argument.is_buffer) continue;
+        if (argument.kind == Argument::VALUE) continue;
         auto& buffer = buffers[argument.bytes];
         if (!buffer) {
             const std::string name = format("argument %zu", i);
@@ -59,6 +64,11 @@ void run_kernel() {
         }
         pointers[i] = buffer->data();
         values[i] = &pointers[i];
+        if (argument.kind == Argument::BUFFER) continue;
+        BoxMap map = *argument.map;
+        map.data = buffer->data();
+        memcpy(&maps[i], &map, sizeof map);
+        values[i] = &maps[i];
     }
     run_grid(*run.launch, [&] { kernel.call(values.data()); });
     for (const auto& [bytes, buffer] : buffers) {
@@ -80,8 +90,9 @@ size_t offset_in_library(const void* instruction) {
 
 // Runs the kernel, copies buffers back, and writes a report of what went wrong, empty if nothing did. Returns where in
 // this library the kernel touched memory it must not; 0 if that is not what went wrong.
-extern "C" size_t simulate(const char* entry, const simulator::Launch* launch, const simulator::Argument* arguments,
-                           size_t num_arguments, int limit_s, char* report, size_t report_bytes) {
+extern "C" __attribute__((visibility("default"))) size_t simulate(
+    const char* entry, const simulator::Launch* launch, const simulator::Argument* arguments, size_t num_arguments,
+    int limit_s, char* report, size_t report_bytes) {
     using namespace simulator;
     simulator::run = {entry, launch, arguments, num_arguments};
     snprintf(report, report_bytes, "%s", run_guarded(run_kernel, limit_s).c_str());

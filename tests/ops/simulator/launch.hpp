@@ -4,6 +4,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "ptx.cuh"
+
 namespace simulator {
 
 // An entry point and the sizes of its arguments.

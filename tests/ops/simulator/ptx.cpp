@@ -37,6 +37,39 @@ void shuffle(Operands lanes) {
         if (auto* shuffled = static_cast<Shuffle*>(operand)) shuffled->value = brought[shuffled->lane % WARP_SIZE];
 }
 
+namespace {
+
+struct Reduced {
+    Reduction reduction;
+    unsigned value, result;
+};
+
+void reduce_lanes(Operands lanes) {
+    for (void* mine : lanes) {
+        if (!mine) continue;
+        auto& [reduction, value, result] = *static_cast<Reduced*>(mine);
+        result = reduction == Reduction::MIN ? ~0u : 0;
+        for (unsigned lane = 0; lane < WARP_SIZE; ++lane) {
+            if (!lanes[lane]) continue;
+            const unsigned other = static_cast<Reduced*>(lanes[lane])->value;
+            switch (reduction) {
+            case Reduction::ADD: result += other; break;
+            case Reduction::MIN: result = min(result, other); break;
+            case Reduction::MAX: result = max(result, other); break;
+            case Reduction::MATCH: result |= (other == value) << lane; break;
+            }
+        }
+    }
+}
+
+}  // namespace
+
+unsigned reduce(const char* call, Reduction reduction, unsigned mask, unsigned value, const Where& where) {
+    Reduced operand{reduction, value, 0};
+    meet(call, mask, &operand, reduce_lanes, where);
+    return operand.result;
+}
+
 unsigned ballot(const char* call, unsigned mask, bool predicate, const Where& where) {
     unsigned votes = predicate;
     meet(call, mask, &votes, [](Operands lanes) {
@@ -67,7 +100,10 @@ struct Copy {
 
 std::vector<Groups<Copy>> copies;  // of each thread
 
-const bool is_registered = (call_before_block([] { copies.assign(num_threads(), {}); }), true);
+const bool has_hooks = (add_hooks({.before_block = [] { copies.assign(num_threads(), {}); },
+                                   .at_return = nullptr,
+                                   .at_deadlock = nullptr}),
+                        true);
 
 }  // namespace
 
@@ -79,7 +115,9 @@ void copy_async(void* to, const void* from, unsigned num_bytes, bool is_used, co
 
 void copy_async_commit() { copies[current_thread()].commit(); }
 
-void copy_async_wait(unsigned num_pending) { copies[current_thread()].wait(num_pending); }
+void copy_async_wait(unsigned num_pending, const Where& where) {
+    copies[current_thread()].wait(num_pending, {"copy_async_wait"}, where);
+}
 
 namespace {
 
@@ -133,8 +171,6 @@ void multiply(Operands lanes) {
         for (int i = 0; i < 4; ++i)
             static_cast<const Product*>(lanes[lane])->d[i] += d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
 }
-
-float bf16_to_float(uint16_t bits) { return __uint_as_float(static_cast<unsigned>(bits) << 16); }
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 
 namespace simulator {
 
+inline float bf16_to_float(uint16_t bits) { return __uint_as_float(static_cast<unsigned>(bits) << 16); }
 float fp16_to_float(uint16_t bits);
 uint16_t float_to_fp16(float value);
 uint16_t float_to_bf16(float value);
@@ -16,14 +17,14 @@ constexpr Format FORMAT = std::is_same_v<Element, bf16> ? Format::BF16 : Format:
 
 void copy_async(void* to, const void* from, unsigned num_bytes, bool is_used, const Where& where);
 void copy_async_commit();
-void copy_async_wait(unsigned num_pending);
+void copy_async_wait(unsigned num_pending, const Where& where);
 void load_matrix(const char* call, unsigned* to, int count, bool is_transposed, const void* row, const Where& where);
 void mma_16x8x16(float* d, const unsigned* a, const unsigned* b, Format format, const Where& where);
 
 }  // namespace simulator
 
 inline float to_float(float value) { return value; }
-inline float to_float(bf16 value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
+inline float to_float(bf16 value) { return simulator::bf16_to_float(value.bits); }
 inline float to_float(fp16 value) { return simulator::fp16_to_float(value.bits); }
 inline float to_float(e4m3 value) { return e4m3_to_float_by_bits(value.bits); }
 
@@ -83,7 +84,7 @@ void copy_async(void* to, const void* from, bool is_used = true, HERE) {
 }
 inline void copy_async_commit() { simulator::copy_async_commit(); }
 template <int num_pending>
-void copy_async_wait() { simulator::copy_async_wait(num_pending); }
+void copy_async_wait(HERE) { simulator::copy_async_wait(num_pending, where); }
 
 inline uint4 load_once(const void* from, HERE) {
     simulator::check_global(from, 16, "load_once", where);

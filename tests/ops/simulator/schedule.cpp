@@ -17,12 +17,14 @@ namespace {
 
 constexpr size_t STACK_BYTES = 256 << 10;
 constexpr unsigned NOBODY = ~0u;
+constexpr uint64_t AS_LONG_AS_OTHERS_GO_ON = ~0ull;
 
 struct Thread {
     Fiber fiber;
     bool is_done = false;
     bool is_blocked = false;                     // until release()
     const std::function<bool()>* condition = nullptr;  // or until it is met
+    uint64_t lingers_until = 0;                        // or until this round
     Purpose purpose{};
     Where where;
 };
@@ -56,11 +58,11 @@ private:
 // What a run has; it outlives a failure in the middle and goes with the next run.
 struct Grid {
     Grid(const Launch& launch, unsigned num_threads, const std::function<void()>& kernel)
-        : timing(launch.timing), chance(launch.seed), shared(launch.shared_bytes), stacks(num_threads),
+        : timing(launch.timing), chance{launch.seed}, shared(launch.shared_bytes), stacks(num_threads),
           threads(num_threads), kernel(kernel) {}
 
     Timing timing;
-    std::mt19937_64 chance;
+    Chance chance;
     SharedMemory shared;
     Stacks stacks;
     std::vector<Thread> threads;
@@ -68,17 +70,13 @@ struct Grid {
     std::vector<AsyncWork> async;
     unsigned running = NOBODY;
     unsigned num_live = 0;
+    uint64_t round = 0;
 };
 
 std::unique_ptr<Grid> grid;
 
-std::vector<void (*)()>& resets() {
-    static std::vector<void (*)()> all;
-    return all;
-}
-
-std::vector<std::string (*)(unsigned)>& return_checks() {
-    static std::vector<std::string (*)(unsigned)> all;
+std::vector<Hooks>& all_hooks() {
+    static std::vector<Hooks> all;
     return all;
 }
 
@@ -91,8 +89,9 @@ void set_running(unsigned thread) {
 void run_thread() {
     grid->kernel();
     const unsigned thread = grid->running;
-    for (auto check : return_checks())
-        if (const std::string left = check(thread); !left.empty()) fail("returns without having waited for " + left);
+    for (const Hooks& hooks : all_hooks())
+        if (const std::string left = hooks.at_return ? hooks.at_return(thread) : ""; !left.empty())
+            fail("returns without having waited for " + left);
     grid->threads[thread].is_done = true;
     --grid->num_live;
     leave_meetings(thread);
@@ -133,7 +132,23 @@ void land_one() {
     if (grid->num_live < threads.size())
         text += format("\n  %zu threads have returned", threads.size() - grid->num_live);
     grid->running = NOBODY;
-    fail("deadlock: " + text + describe_meetings());
+    text += describe_meetings();
+    for (const Hooks& hooks : all_hooks())
+        if (hooks.at_deadlock) text += hooks.at_deadlock();
+    fail("deadlock: " + text);
+}
+
+// When no thread can go on: lands work that is on its way, or ends the wait of a thread that lingers.
+void let_time_pass() {
+    std::vector<Thread*> lingering;
+    for (Thread& thread : grid->threads)
+        if (!thread.is_done && thread.lingers_until > grid->round) lingering.push_back(&thread);
+    const size_t num_choices = lingering.size() + grid->async.size();
+    if (num_choices == 0) report_deadlock();
+    if (const size_t choice = grid->chance() % num_choices; choice < lingering.size())
+        lingering[choice]->lingers_until = 0;
+    else
+        land_one();
 }
 
 // Some warps stand still for a while, so that others run far ahead of them, as far as barriers allow.
@@ -159,10 +174,11 @@ void run_block() {
     grid->async.clear();
     grid->num_live = threads.size();
     reset_meetings(threads.size());
-    for (auto reset : resets()) reset();
+    for (const Hooks& hooks : all_hooks()) hooks.before_block();
     for (unsigned thread = 0; thread < threads.size(); ++thread) {
         threads[thread].is_done = threads[thread].is_blocked = false;
         threads[thread].condition = nullptr;
+        threads[thread].lingers_until = 0;
         threads[thread].fiber.start(grid->stacks.end(thread), grid->stacks.usable_bytes(), run_thread);
     }
     std::vector<unsigned> order(threads.size());
@@ -171,27 +187,23 @@ void run_block() {
     while (grid->num_live) {
         std::shuffle(order.begin(), order.end(), grid->chance);
         pauses.begin_round();
+        ++grid->round;
         bool has_progressed = false;
         for (unsigned number : order) {
             Thread& thread = threads[number];
             if (thread.is_done || thread.is_blocked || pauses.is_paused(number)) continue;
-            if (thread.condition && !(*thread.condition)()) continue;
+            if (thread.lingers_until > grid->round || (thread.condition && !(*thread.condition)())) continue;
             thread.condition = nullptr;
             has_progressed = true;
             set_running(number);
             thread.fiber.resume();
         }
-        if (!has_progressed && pauses.end()) continue;
-        const bool must_land = !has_progressed;
-        if (must_land && grid->async.empty()) report_deadlock();
-        while (!grid->async.empty() && (must_land || (grid->timing != Timing::LATE && grid->chance() % 2))) {
-            land_one();
-            if (must_land) break;
-        }
+        if (!has_progressed && !pauses.end()) let_time_pass();
+        while (grid->timing == Timing::MIXED && !grid->async.empty() && grid->chance() % 2) land_one();
         std::erase_if(order, [&](unsigned number) { return threads[number].is_done; });
     }
     grid->running = NOBODY;
-    while (!grid->async.empty()) land_one();
+    if (!grid->async.empty()) fail(format("the block ends while %zu bulk loads are on their way", grid->async.size()));
     grid->shared.check_margins();
 }
 
@@ -199,7 +211,7 @@ void run_block() {
 
 SharedMemory& shared_memory() { return grid->shared; }
 
-std::mt19937_64& chance() { return grid->chance; }
+Chance& chance() { return grid->chance; }
 
 bool lands_at_once() {
     return grid->timing == Timing::EARLY || (grid->timing == Timing::MIXED && grid->chance() % 2);
@@ -229,6 +241,13 @@ void wait_until(const Purpose& purpose, const Where& where, const std::function<
     suspend(purpose, where);
 }
 
+void linger(const Purpose& purpose, const Where& where) {
+    if (grid->timing == Timing::EARLY) return;
+    const uint64_t until = grid->timing == Timing::LATE ? AS_LONG_AS_OTHERS_GO_ON : grid->round + grid->chance() % 64;
+    grid->threads[grid->running].lingers_until = until;
+    suspend(purpose, where);
+}
+
 void land_later(std::function<void()> effect) {
     if (grid->timing == Timing::EARLY)
         effect();
@@ -236,9 +255,7 @@ void land_later(std::function<void()> effect) {
         grid->async.push_back({grid->running, std::move(effect)});
 }
 
-void call_at_return(std::string (*describe)(unsigned thread)) { return_checks().push_back(describe); }
-
-void call_before_block(void (*reset)()) { resets().push_back(reset); }
+void add_hooks(const Hooks& hooks) { all_hooks().push_back(hooks); }
 
 void run_grid(const Launch& launch, const std::function<void()>& kernel) {
     blockDim = {0, 0, 0};

@@ -32,6 +32,24 @@ extern "C" __global__ void votes(unsigned* results, const int* predicates, int c
     results[64 + lane] = __ballot_sync(ALL_LANES, 1);
 }
 
+// The lanes below `count` reduce on their own, and so do the others.
+extern "C" __global__ void reductions(int* results, const int* values, int count) {
+    const int lane = threadIdx.x;
+    const unsigned low = (1u << count) - 1, mask = lane < count ? low : ~low;
+    results[lane] = __reduce_add_sync(mask, values[lane]);
+    results[32 + lane] = __reduce_min_sync(mask, values[lane]);
+    results[64 + lane] = __reduce_max_sync(mask, values[lane]);
+    results[96 + lane] = __match_any_sync(mask, values[lane]);
+    results[128 + lane] = __reduce_max_sync(mask, (unsigned)values[lane]);
+}
+
+extern "C" __global__ void high_words(unsigned* words, unsigned long long* long_words, const unsigned* values,
+                                      const unsigned long long* long_values) {
+    const int i = threadIdx.x;
+    words[i] = __umulhi(values[i], values[i ^ 1]);
+    long_words[i] = __umul64hi(long_values[i], long_values[i ^ 1]);
+}
+
 extern "C" __global__ void block_votes(int* results, const int* predicates) {
     const int thread = threadIdx.x;
     results[thread] = __syncthreads_count(predicates[thread]);
