@@ -7,12 +7,18 @@ mod kept;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod unit;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 pub use kept::{Brief, Kept, Shape};
 pub(crate) use kept::{largest_scale, to_bytes, to_bytes_by};
-pub(crate) use tile::{Attend, Scratch, Unit};
+use tile::TILE;
+pub(crate) use tile::{Attend, Scratch};
+use unit::Lengths;
+pub(crate) use unit::Unit;
 
 use crate::lanes::Level;
 use crate::split::Split;
@@ -22,6 +28,10 @@ use crate::{Error, Result};
 const SERIAL_BELOW: usize = 1 << 18;
 /// Query tokens of a unit of work.
 const CHUNK: usize = 32;
+/// Sequences whose common beginning is read once.
+const MOST_TOGETHER: usize = 16;
+/// Tiles that are worth it.
+const SHARED_TILES: usize = 2;
 /// Query tokens that are few.
 const FEW: usize = 4;
 
@@ -121,30 +131,86 @@ impl<'a> Sequences<'a> {
     }
 
     /// The work, cut for threads.
-    pub(crate) fn units(&self, num_heads: usize, group: usize, num_threads: usize) -> Vec<Unit<'a>> {
+    pub(crate) fn units(
+        &self,
+        shape: Shape,
+        group: usize,
+        rules: Rules<'_>,
+        num_threads: usize,
+    ) -> Vec<Unit<'a>> {
+        let runs = self.runs(shape.block_size, rules);
         // With enough sequences, all heads of one together read its blocks from end to end; long chunks, whose keys are
         // read often, keep to one head.
-        let has_many = self.count() >= 4 * num_threads;
+        let has_many = runs.len() >= 4 * num_threads;
         let mut units = Vec::new();
-        for i in 0..self.count() {
-            let (tokens, place) = self.new_tokens(i);
+        let mut push = |unit: Unit<'a>| {
+            let is_one_each = matches!(unit.lengths, Lengths::Each(..));
+            let num_heads =
+                if has_many && (is_one_each || unit.num_tokens <= FEW) { shape.num_heads } else { 1 };
+            units.extend((0..shape.num_heads).step_by(num_heads).map(|head| Unit {
+                head,
+                num_heads,
+                ..unit
+            }));
+        };
+        let width = self.tables.len() / self.count().max(1);
+        for (run, shared) in runs {
+            let (tokens, place) = self.new_tokens(run.start);
+            let tables = &self.tables[run.start * width..run.end * width];
+            let unit = Unit {
+                tables,
+                lengths: Lengths::One(0),
+                first: tokens.start,
+                num_tokens: 0,
+                head: 0,
+                num_heads: 0,
+                group,
+            };
+            if run.len() > 1 {
+                push(Unit {
+                    lengths: Lengths::Each(&self.lengths[run.clone()], shared),
+                    num_tokens: run.len(),
+                    ..unit
+                });
+                continue;
+            }
             for first in tokens.clone().step_by(CHUNK) {
                 let num_tokens = CHUNK.min(tokens.end - first);
-                let position = place + first - tokens.start;
-                let together = if has_many && num_tokens <= FEW { num_heads } else { 1 };
-                let table = self.table(i);
-                units.extend((0..num_heads).step_by(together).map(|head| Unit {
-                    table,
-                    position,
-                    first,
-                    num_tokens,
-                    head,
-                    num_heads: together,
-                    group,
-                }));
+                let length = place + first - tokens.start + num_tokens;
+                push(Unit { lengths: Lengths::One(length), first, num_tokens, ..unit });
             }
         }
         units
+    }
+
+    /// Neighbours that have one new token each and begin with the same blocks, as samples of one prompt do, and how many
+    /// tokens they share; a run of one is any other sequence.
+    fn runs(&self, block_size: usize, rules: Rules<'_>) -> Vec<(Range<usize>, usize)> {
+        let has_one = |i: usize| self.new_tokens(i).0.len() == 1;
+        let mut runs: Vec<(Range<usize>, usize)> = Vec::new();
+        for i in 0..self.count() {
+            if let Some((run, shared)) = runs.last_mut() {
+                let can_join =
+                    rules.window.is_none() && run.len() < MOST_TOGETHER && has_one(i) && has_one(run.start);
+                let limit = if run.len() == 1 { self.lengths[run.start] as usize - 1 } else { *shared };
+                let limit = limit.min(self.lengths[i] as usize - 1) / block_size;
+                let (theirs, own) = (self.table(run.start), self.table(i));
+                let equal = if can_join {
+                    (0..limit).take_while(|&block| theirs[block] == own[block]).count() * block_size
+                } else {
+                    0
+                };
+                let equal = equal / TILE * TILE;
+                // A shorter beginning for all is worth less than what it costs.
+                if equal >= SHARED_TILES * TILE && (run.len() == 1 || 2 * equal >= *shared) {
+                    *shared = equal;
+                    run.end = i + 1;
+                    continue;
+                }
+            }
+            runs.push((i..i + 1, 0));
+        }
+        runs
     }
 }
 
@@ -189,7 +255,7 @@ pub fn attend<T: Kept>(
     }
     let mut out = vec![0.0; queries.len()];
     let parts = Split::new(&mut out);
-    let units = sequences.units(num_heads, group, rayon::current_num_threads());
+    let units = sequences.units(blocks.shape, group, rules, rayon::current_num_threads());
     let run = |scratch: &mut Scratch, units: &[Unit<'_>]| {
         let mut write = |token: usize, head: usize, results: &[f32]| {
             let at = token * stride + head * head_dim;

@@ -235,3 +235,73 @@ fn shapes_that_disagree_are_refused() {
     let odd = Blocks { keys: &data[..7], ..blocks };
     assert!(attend(&[0.0; 4], odd, one, Rules::default(), Level::best()).is_err());
 }
+
+/// Samples of two prompts and a stranger, of one new token each.
+#[test]
+fn sequences_that_begin_alike_get_what_they_get_alone() {
+    let slopes = [0.1, 0.2, 0.3, 0.4];
+    let plain = Rules::default();
+    let all_rules = [
+        plain,
+        Rules { softcap: Some(3.0), slopes: Some(&slopes), ..plain },
+        Rules { window: Some(40), sinks: 3, ..plain },
+    ];
+    for (block_size, shared, lengths) in [
+        (4, 66, [70, 81, 67, 70, 100, 69]),
+        (16, 96, [97, 113, 111, 97, 100, 98]),
+        (7, 0, [1, 2, 3, 70, 71, 72]),
+    ] {
+        let mut case = Case::new(block_size, 2, 2, 8);
+        case.lengths = lengths.to_vec();
+        case.starts = (0..=6).collect();
+        let width = 26;
+        // The first three share blocks, the next two others; ends are of different blocks.
+        case.tables = (0..6)
+            .flat_map(|i| (0..width).map(move |place| (i, place)))
+            .map(|(i, place)| {
+                let owner = [0, 0, 0, 1, 1, 2][i];
+                let is_shared = (place + 1) * block_size <= shared;
+                (if is_shared { owner * 9 + place * 5 } else { i * 11 + place * 7 }) % NUM_BLOCKS
+            })
+            .map(|block| block as i32)
+            .collect();
+        let heads = 2 * 2 * 8;
+        for rules in all_rules {
+            for level in Level::available() {
+                let together = case.run::<f32>(case.sequences(), &case.queries[..6 * heads], rules, level);
+                for i in 0..6 {
+                    let alone = Sequences {
+                        tables: &case.tables[i * width..(i + 1) * width],
+                        lengths: &case.lengths[i..=i],
+                        starts: &[0, 1],
+                    };
+                    let queries = &case.queries[i * heads..(i + 1) * heads];
+                    let expected = case.run::<f32>(alone, queries, rules, level);
+                    assert_eq!(together[i * heads..(i + 1) * heads], expected, "{i} {level:?} {rules:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn runs_are_neighbours_with_one_new_token_and_enough_in_common() {
+    let tables: Vec<i32> =
+        [[0, 1, 2, 3, 4, 9], [0, 1, 2, 3, 5, 8], [0, 1, 2, 3, 4, 7], [0, 6, 2, 3, 4, 7]].concat();
+    let runs = |lengths: &[i64], starts: &[i64], rules| {
+        Sequences { tables: &tables, lengths, starts }.runs(16, rules)
+    };
+    let plain = Rules::default();
+    assert_eq!(runs(&[90, 90, 90, 90], &[0, 1, 2, 3, 4], plain), [(0..3, 64), (3..4, 0)]);
+    // The last token of a sequence is its own; whole tiles are shared.
+    assert_eq!(
+        runs(&[90, 64, 65, 90], &[0, 1, 2, 3, 4], plain),
+        [(0..1, 0), (1..2, 0), (2..3, 0), (3..4, 0)]
+    );
+    assert_eq!(
+        runs(&[90, 90, 90, 90], &[0, 1, 3, 4, 5], plain),
+        [(0..1, 0), (1..2, 0), (2..3, 0), (3..4, 0)]
+    );
+    let windowed = Rules { window: Some(80), ..plain };
+    assert_eq!(runs(&[90, 90, 90, 90], &[0, 1, 2, 3, 4], windowed).len(), 4);
+}

@@ -5,43 +5,18 @@
 
 use std::ops::Range;
 
+use super::unit::{Span, Unit};
 use super::{Blocks, Kept, Rules};
 use crate::exp;
 use crate::lanes::{Lanes, Line, WIDTH, Work};
 use crate::pages::prefetch_line;
 
 /// Tokens that are weighed at once.
-const TILE: usize = 32;
+pub(super) const TILE: usize = 32;
 /// Queries that read a key at once.
 const ROWS: usize = 4;
 /// Tokens ahead of the one that is worked on whose memory is asked for.
 const AHEAD: usize = 8;
-
-/// Queries to work on: some new tokens of a sequence, the query heads of some key heads.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Unit<'a> {
-    /// Blocks of the sequence.
-    pub(crate) table: &'a [i32],
-    /// Place of the first query in its sequence.
-    pub(crate) position: usize,
-    /// The first query among the tokens of the batch.
-    pub(crate) first: usize,
-    /// Query tokens.
-    pub(crate) num_tokens: usize,
-    /// The first key head.
-    pub(crate) head: usize,
-    /// Key heads.
-    pub(crate) num_heads: usize,
-    /// Query heads that read a key head.
-    pub(crate) group: usize,
-}
-
-impl Unit<'_> {
-    /// Rows of a key head.
-    fn rows(&self) -> usize {
-        self.num_tokens * self.group
-    }
-}
 
 /// Memory that a thread keeps between units.
 #[derive(Debug, Default)]
@@ -74,14 +49,14 @@ impl<T: Kept> Work for Attend<'_, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(mut self) {
         let mut units = self.units.iter().copied().peekable();
-        let mut next = units.peek().map(|&unit| self.tile(unit, 0));
+        let mut next = units.peek().map(|&unit| self.tile(unit, unit.first_span(), 0));
         while let Some(unit) = units.next() {
             self.begin(unit);
             while let Some(tile) = next {
                 let following = tile.following();
                 next = match following {
-                    Some(token) => Some(self.tile(unit, token)),
-                    None => units.peek().map(|&unit| self.tile(unit, 0)),
+                    Some((span, token)) => Some(self.tile(unit, span, token)),
+                    None => units.peek().map(|&unit| self.tile(unit, unit.first_span(), 0)),
                 };
                 // Heads in turn: what they read lies one behind the other.
                 for head in unit.head..unit.head + unit.num_heads {
@@ -116,8 +91,8 @@ impl<'a, T: Kept> Attend<'a, T> {
     }
 
     #[inline(always)]
-    fn tile(&self, unit: Unit<'a>, token: usize) -> Tile<'a, T> {
-        Tile::new(token, unit, self.blocks, self.rules)
+    fn tile(&self, unit: Unit<'a>, span: Span<'a>, token: usize) -> Tile<'a, T> {
+        Tile::new(token, unit, span, self.blocks, self.rules)
     }
 
     /// Scales the queries of a unit and clears its sums.
@@ -155,10 +130,11 @@ impl<'a, T: Kept> Attend<'a, T> {
         head: usize,
         at: &[usize; TILE + AHEAD],
     ) {
-        let (padded, num_rows) = (self.padded_dim(), tile.unit.rows());
-        let first = (head - tile.unit.head) * num_rows;
+        let (padded, unit, span) = (self.padded_dim(), tile.unit, tile.span);
+        let first = (head - unit.head) * unit.rows();
+        let num_rows = span.last * unit.group;
         let Scratch { queries, sums, states, .. } = &mut *self.scratch;
-        for row in (0..num_rows).step_by(ROWS) {
+        for row in (span.first * unit.group..num_rows).step_by(ROWS) {
             let rows = first + row..first + num_rows.min(row + ROWS);
             let padded_rows = rows.start * padded..rows.end * padded;
             let rows = Rows {
@@ -216,6 +192,7 @@ struct Tile<'a, T> {
     start: usize,
     end: usize,
     unit: Unit<'a>,
+    span: Span<'a>,
     blocks: Blocks<'a, T>,
     rules: Rules<'a>,
     /// Of each token: its block, and its place there.
@@ -223,35 +200,36 @@ struct Tile<'a, T> {
 }
 
 impl<'a, T: Kept> Tile<'a, T> {
-    /// The tile of a unit at `start`.
+    /// The tile of a span at `start`.
     #[inline(always)]
-    fn new(start: usize, unit: Unit<'a>, blocks: Blocks<'a, T>, rules: Rules<'a>) -> Self {
-        let end = (unit.position + unit.num_tokens).min(start + TILE);
+    fn new(start: usize, unit: Unit<'a>, span: Span<'a>, blocks: Blocks<'a, T>, rules: Rules<'a>) -> Self {
+        let end = span.end.min(start + TILE);
         let size = blocks.shape.block_size;
         let mut places = [(0, 0); TILE];
-        let seen_from = rules.start(unit.position);
+        let seen_from = rules.start(unit.position(span.first));
         let (mut block, mut place) = (start / size, start % size);
         for token in start..end {
             // What no query sees is not touched: it may not be there.
             if token < rules.sinks || token >= seen_from {
-                places[token - start] = (unit.table[block] as usize, place);
+                places[token - start] = (span.table[block] as usize, place);
             }
             place += 1;
             if place == size {
                 (block, place) = (block + 1, 0);
             }
         }
-        Self { start, end, unit, blocks, rules, places }
+        Self { start, end, unit, span, blocks, rules, places }
     }
 
-    /// Where the tile after this one starts, if its unit has one.
-    fn following(&self) -> Option<usize> {
-        let (mut token, first) = (self.start + TILE, self.rules.start(self.unit.position));
+    /// The tile after this one, if its unit has one.
+    fn following(&self) -> Option<(Span<'a>, usize)> {
+        let (span, unit) = (self.span, self.unit);
+        let (mut token, first) = (self.start + TILE, self.rules.start(unit.position(span.first)));
         if token >= self.rules.sinks && token + TILE <= first {
             // No query sees what lies between the sinks and the first window.
             token = first / TILE * TILE;
         }
-        (token < self.unit.position + self.unit.num_tokens).then_some(token)
+        if token < span.end { Some((span, token)) } else { unit.span_after(span) }
     }
 
     /// Where what a head keeps of each token starts.
@@ -277,7 +255,7 @@ impl<'a, T: Kept> Tile<'a, T> {
     unsafe fn attend<L: Lanes, const R: usize, const V: usize>(&self, rows: Rows<'_>) {
         let Rows { head, at, first, queries, sums, states } = rows;
         let group = self.unit.group;
-        let position = |row: usize| self.unit.position + (first + row) / group;
+        let position = |row: usize| self.unit.position((first + row) / group);
         // What no row sees is not read: it may not be there.
         let end = self.end.min(position(R - 1) + 1);
         let seen_from = self.rules.start(position(0));

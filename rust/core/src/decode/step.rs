@@ -88,7 +88,7 @@ impl Decoder {
             positions: &positions,
             written: &written,
             rules,
-            units: input.sequences.units(config.num_kv_heads, group, self.team.size()),
+            units: input.sequences.units(shape, group, rules, self.team.size()),
             shape,
             num_threads: self.team.size(),
             stream: Split::new(&mut space.stream),
