@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -118,9 +119,9 @@ class KvManager:
         prompts: Sequence[ArrayLike],
         *,
         namespaces: Sequence[bytes] = (),
-        priorities: ArrayLike = (),
-        until: ArrayLike = (),
-        reserves: ArrayLike = (),
+        priorities: ArrayLike | None = None,
+        until: ArrayLike | None = None,
+        reserves: ArrayLike | None = None,
     ) -> Admission:
         """Start a sequence for each prompt, as many as fit in their order.
 
@@ -129,16 +130,16 @@ class KvManager:
             namespaces: One for each prompt, b"" if there are none. Only equal ones share blocks: put there
                 all that keys depend on besides the tokens, such as the adapter, a tenant's salt, an image.
             priorities: 0 to 31 for each; what a request leaves behind stays longer than that of lower ones.
-            until: Until when, in the unit of `expire`.
-            reserves: Tokens beyond the prompt to set blocks aside for.
+                0 when None.
+            until: Until when, in the unit of `expire`; `ALWAYS` when None.
+            reserves: Tokens beyond the prompt to set blocks aside for; 0 when None.
 
         Raises:
             ValueError: If a prompt is empty or can never fit, or a setting is out of range.
         """
-        arrays = [np.asarray(prompt) for prompt in prompts]
-        offsets = np.zeros(len(arrays) + 1, np.int64)
-        np.cumsum([len(array) for array in arrays], out=offsets[1:])
-        tokens = np.concatenate(arrays) if arrays else np.zeros(0, np.uint32)
+        arrays = [np.asarray(prompt, order="C") for prompt in prompts]
+        offsets = np.array([0, *accumulate(map(len, arrays))], np.int64)
+        tokens = arrays[0] if len(arrays) == 1 else np.concatenate(arrays or [np.zeros(0, np.uint32)])
         return self.admit_flat(
             tokens, offsets, namespaces=namespaces, priorities=priorities, until=until, reserves=reserves
         )
@@ -149,9 +150,9 @@ class KvManager:
         offsets: NDArray[np.int64],
         *,
         namespaces: Sequence[bytes] = (),
-        priorities: ArrayLike = (),
-        until: ArrayLike = (),
-        reserves: ArrayLike = (),
+        priorities: ArrayLike | None = None,
+        until: ArrayLike | None = None,
+        reserves: ArrayLike | None = None,
     ) -> Admission:
         """`admit` for prompts that lie one after the other: uint32, int32 or int64, and where each begins."""
         return Admission(
@@ -228,6 +229,17 @@ class KvManager:
         """Give the blocks of sequences back and remember their tokens for `resume`."""
         self._core.preempt(handles)
 
+    def evict(self, num_blocks: int) -> list[int]:
+        """Let go what would be evicted first, until `num_blocks` more blocks of each group are free.
+
+        Admission and steps evict what they need; this does it before, between steps or ahead of a burst.
+
+        Returns:
+            How many blocks of each group became free: fewer where fewer are cached, and more where a block
+            of another group was of no use without them.
+        """
+        return self._core.evict(num_blocks)
+
     def reset(self, epoch: int) -> bool:
         """Forget all prefixes if `epoch` is another one than at the last call, as after a change of weights.
 
@@ -270,11 +282,13 @@ class KvManager:
         return self._core.num_cached()
 
 
-def _checked(values: ArrayLike, dtype: type[_Integer]) -> NDArray[_Integer]:
-    """Whole numbers in the range of `dtype`, as such."""
+def _checked(values: ArrayLike | None, dtype: type[_Integer]) -> NDArray[_Integer] | None:
+    """Whole numbers in the range of `dtype`, as such; None if there are none."""
+    if values is None:
+        return None
     array = np.asarray(values)
     if not array.size:
-        return np.zeros(0, dtype)
+        return None
     limits = np.iinfo(dtype)
     if array.dtype.kind not in "iu" or array.min() < limits.min or array.max() > limits.max:
         raise ValueError(f"expected whole numbers from {limits.min} to {limits.max}, got {array}")

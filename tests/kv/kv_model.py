@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tempa.kv import Group
+from tempa.kv import CLEARED, REMOVED, STORED, Events, Group
 
 MAX_SIBLINGS = 64
 ALWAYS = 2**32 - 1
@@ -77,6 +77,30 @@ class Pool:
             (self.free if self.node[block] is None else self.cached).append(block)
 
 
+@dataclass
+class Router:
+    """The stored nodes by their numbers, as known to who reads the events and nothing else."""
+
+    size: int
+    nodes: dict[int, Node] = field(default_factory=dict)
+
+    def read(self, events: Events) -> None:
+        blocks = iter(events.tokens.reshape(-1, self.size).tolist())
+        names = iter(events.namespaces)
+        for kind, entry, parent in zip(events.kinds, events.entries, events.parents, strict=True):
+            if kind == STORED:
+                assert entry not in self.nodes
+                name, chain = (next(names), ()) if parent < 0 else self.nodes[parent]
+                self.nodes[entry] = name, (*chain, tuple(next(blocks)))
+            elif kind == REMOVED:
+                del self.nodes[entry]
+            else:
+                assert kind == CLEARED
+                self.nodes.clear()
+        assert next(blocks, None) is None
+        assert next(names, None) is None
+
+
 class Model:
     def __init__(self, groups: list[Group], block_size: int, watermark: int) -> None:
         self.groups, self.size, self.watermark = groups, block_size, watermark
@@ -113,12 +137,12 @@ class Model:
     def take(self, g: int) -> int:
         pool = self.pools[g]
         if not pool.free:
-            assert self.evict(g)
+            assert self.evict_one(g)
         block = pool.free.pop()
         pool.count[block], pool.priority[block], pool.until[block] = 1, 0, 0
         return block
 
-    def evict(self, g: int) -> bool:
+    def evict_one(self, g: int) -> bool:
         oldest = self.pools[g].oldest()
         if oldest is None:
             return False
@@ -165,7 +189,7 @@ class Model:
                         return
             else:
                 while len(self.index) == self.capacity:
-                    if not any(self.evict(g) for g in range(len(self.groups))):
+                    if not any(self.evict_one(g) for g in range(len(self.groups))):
                         return
                 self.index[node] = [None] * len(self.groups)
             s.num_stored += 1
@@ -402,6 +426,13 @@ class Model:
             self.vacate(s)
         del self.sequences[handle]
         self.prune()
+
+    def evict(self, num_blocks: int) -> list[int]:
+        before = [len(pool.free) for pool in self.pools]
+        for g, pool in enumerate(self.pools):
+            while len(pool.free) - before[g] < num_blocks and self.evict_one(g):
+                pass
+        return [len(pool.free) - free for pool, free in zip(self.pools, before, strict=True)]
 
     def reset(self) -> None:
         for s in self.sequences.values():

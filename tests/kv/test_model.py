@@ -1,4 +1,4 @@
-"""Random histories of the manager beside a plain model of it: every handle, block, slot and copy agrees."""
+"""Random histories of the manager beside a plain model of it: handles, blocks, copies and events agree."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kv_model import Model, Refused, Sequence
+from kv_model import Model, Refused, Router, Sequence
 from numpy.typing import NDArray
 
 from tempa import _core
-from tempa.kv import Group
+from tempa.kv import Events, Group
 
 WIDTH, ROWS = 24, 10
 SHAPES = {
@@ -30,8 +30,8 @@ class Pair:
             [(g.num_blocks, g.window, g.sinks) for g in groups], block_size, watermark, True, has_equal_hashes
         )
         self.model = Model(groups, block_size, watermark)
+        self.router = Router(block_size)
         self.tables = np.zeros((len(groups), ROWS, WIDTH), np.int32)
-        self.rows: list[int] = []
 
     def chosen(self, pick: int, is_preempted: bool) -> int | None:
         handles = [h for h, s in self.model.sequences.items() if s.is_preempted == is_preempted]
@@ -65,6 +65,8 @@ class Pair:
             self.model.epoch += 1
             assert self.core.reset(self.model.epoch)
             self.model.reset()
+        elif b % 12 == 2:
+            assert self.core.evict(c % 5) == self.model.evict(c % 5)
         else:
             self.core.commit(longs(handle))
             self.model.commit(self.model.sequences[handle])
@@ -149,6 +151,9 @@ class Pair:
         assert self.core.num_available() == [pool.num_available for pool in self.model.pools]
         assert self.core.num_cached() == [len(pool.cached) for pool in self.model.pools]
         assert self.core.stats()["num_stored"] == len(self.model.index)
+        self.router.read(Events(*self.core.events()))
+        assert set(self.router.nodes.values()) == set(self.model.index)
+        assert len(self.router.nodes) == len(self.model.index)
 
 
 def longs(*values: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
+use numpy::{Element, IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
 use numpy::{PyReadwriteArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -28,23 +28,33 @@ enum Tokens<'py> {
 }
 
 impl Tokens<'_> {
-    /// Calls `work` with the ids as `uint32`; a copy is made where they are not.
-    fn with<T>(&self, work: impl FnOnce(&[u32]) -> PyResult<T>) -> PyResult<T> {
+    /// The ids as `uint32`, in place where they have 32 bits, else in `narrow`.
+    fn read<'a>(&'a self, narrow: &'a mut Vec<u32>) -> PyResult<&'a [u32]> {
         match self {
-            Self::Uint32(ids) => work(ids.as_slice()?),
-            Self::Int32(ids) => work(&converted(ids.as_slice()?)?),
-            Self::Int64(ids) => work(&converted(ids.as_slice()?)?),
+            Self::Uint32(ids) => Ok(ids.as_slice()?),
+            Self::Int32(ids) => {
+                let ids = ids.as_slice()?;
+                check(ids, ids.iter().fold(0, |all, id| all | id) >= 0)?;
+                // SAFETY: both types have the same size and alignment, and every bit pattern is one of either.
+                Ok(unsafe { std::slice::from_raw_parts(ids.as_ptr().cast(), ids.len()) })
+            }
+            Self::Int64(ids) => {
+                let ids = ids.as_slice()?;
+                check(ids, ids.iter().fold(0, |all, id| all | id >> u32::BITS) == 0)?;
+                narrow.clear();
+                narrow.extend(ids.iter().map(|&id| id as u32));
+                Ok(narrow)
+            }
         }
     }
 }
 
-fn converted<T: Copy + TryInto<u32> + std::fmt::Display>(ids: &[T]) -> PyResult<Vec<u32>> {
-    let id = |&id: &T| {
-        id.try_into().map_err(|_| {
-            to_python(tempa_core::Error::value(format!("{id} is not a token id: expected uint32")))
-        })
-    };
-    ids.iter().map(id).collect()
+/// Names the first id that is none, unless all are right.
+fn check<T: Copy + TryInto<u32> + std::fmt::Display>(ids: &[T], are_right: bool) -> PyResult<()> {
+    let wrong = if are_right { None } else { ids.iter().find(|&&id| id.try_into().is_err()) };
+    wrong.map_or(Ok(()), |id| {
+        Err(to_python(tempa_core::Error::value(format!("{id} is not a token id: expected uint32"))))
+    })
 }
 
 /// KvManager(groups, block_size, watermark, has_events, has_equal_hashes): blocks of tokens, shared by sequences.
@@ -55,6 +65,8 @@ pub(crate) struct KvManager(Mutex<Managed>);
 
 struct Managed {
     kv: kv::KvManager,
+    /// Memory for token ids of another type.
+    narrow: Vec<u32>,
     /// The tables of the last step. Held, so that no other array can have their address.
     tables: Option<Py<PyUntypedArray>>,
 }
@@ -77,7 +89,7 @@ impl KvManager {
         if has_events {
             kv.record_events();
         }
-        Ok(Self(Mutex::new(Managed { kv, tables: None })))
+        Ok(Self(Mutex::new(Managed { kv, narrow: Vec::new(), tables: None })))
     }
 
     /// admit(tokens, offsets, namespaces, priorities, until, reserves) -> (handles, num_cached, copies).
@@ -88,29 +100,26 @@ impl KvManager {
         tokens: Tokens<'py>,
         offsets: PyReadonlyArray1<'py, i64>,
         namespaces: Vec<PyBackedBytes>,
-        priorities: PyReadonlyArray1<'py, u8>,
-        until: PyReadonlyArray1<'py, u32>,
-        reserves: PyReadonlyArray1<'py, i64>,
+        priorities: Option<PyReadonlyArray1<'py, u8>>,
+        until: Option<PyReadonlyArray1<'py, u32>>,
+        reserves: Option<PyReadonlyArray1<'py, i64>>,
     ) -> PyResult<Admitted<'py>> {
         let names: Vec<&[u8]> = namespaces.iter().map(|name| &**name).collect();
-        let admission = tokens.with(|tokens| {
-            let requests = Requests {
-                tokens,
-                offsets: offsets.as_slice()?,
-                namespaces: &names,
-                priorities: priorities.as_slice()?,
-                until: until.as_slice()?,
-                reserves: reserves.as_slice()?,
-            };
-            self.lock().kv.admit(requests).map_err(to_python)
-        })?;
-        admitted(py, admission)
+        let Managed { kv, narrow, .. } = &mut *self.lock();
+        let requests = Requests {
+            tokens: tokens.read(narrow)?,
+            offsets: offsets.as_slice()?,
+            namespaces: &names,
+            priorities: slice(priorities.as_ref())?,
+            until: slice(until.as_ref())?,
+            reserves: slice(reserves.as_ref())?,
+        };
+        admitted(py, &kv.admit(requests).map_err(to_python)?)
     }
 
     /// resume(handles) -> (handles, num_cached, copies).
     fn resume<'py>(&self, py: Python<'py>, handles: PyReadonlyArray1<'py, i64>) -> PyResult<Admitted<'py>> {
-        let admission = self.lock().kv.resume(handles.as_slice()?).map_err(to_python)?;
-        admitted(py, admission)
+        admitted(py, &self.lock().kv.resume(handles.as_slice()?).map_err(to_python)?)
     }
 
     /// step(handles, counts, tokens, tables, slots, lengths) -> copies.
@@ -125,8 +134,8 @@ impl KvManager {
         mut slots: PyReadwriteArray1<'py, i32>,
         mut lengths: PyReadwriteArray1<'py, i32>,
     ) -> PyResult<Copies<'py>> {
-        let mut managed = self.lock();
-        let is_same = managed.tables.as_ref().is_some_and(|last| last.is(tables));
+        let Managed { kv, narrow, tables: last } = &mut *self.lock();
+        let is_same = last.as_ref().is_some_and(|last| last.is(tables));
         let shape = tables.shape();
         let &[.., num_rows, width] = shape else {
             return Err(PyTypeError::new_err(
@@ -143,15 +152,10 @@ impl KvManager {
             is_same,
         };
         let counts = counts.as_ref().map(|counts| counts.as_slice()).transpose()?;
-        let (kv, handles) = (&mut managed.kv, handles.as_slice()?);
-        let copies = match tokens {
-            Some(tokens) => {
-                tokens.with(|tokens| kv.step(handles, counts, Some(tokens), arrays).map_err(to_python))
-            }
-            None => kv.step(handles, counts, None, arrays).map_err(to_python),
-        }?;
+        let tokens = tokens.as_ref().map(|tokens| tokens.read(narrow)).transpose()?;
+        let copies = kv.step(handles.as_slice()?, counts, tokens, arrays).map_err(to_python)?;
         if !is_same {
-            managed.tables = Some(tables.clone().unbind());
+            *last = Some(tables.clone().unbind());
         }
         copies_array(py, &copies)
     }
@@ -183,6 +187,11 @@ impl KvManager {
     /// preempt(handles): give their blocks back, keep their tokens.
     fn preempt(&self, handles: PyReadonlyArray1<'_, i64>) -> PyResult<()> {
         self.lock().kv.preempt(handles.as_slice()?).map_err(to_python)
+    }
+
+    /// evict(num_blocks) -> how many blocks of each group became free.
+    fn evict(&self, num_blocks: usize) -> Vec<usize> {
+        self.lock().kv.evict(num_blocks)
     }
 
     /// reset(epoch) -> whether it is another one than before, and all prefixes are forgotten.
@@ -256,15 +265,24 @@ impl KvManager {
     }
 }
 
-fn admitted(py: Python<'_>, admission: Admission) -> PyResult<Admitted<'_>> {
-    let copies = copies_array(py, &admission.copies)?;
-    Ok((admission.handles.into_pyarray(py), admission.num_cached.into_pyarray(py), copies))
+/// Nothing where nothing was given.
+fn slice<'a, T: Element>(values: Option<&'a PyReadonlyArray1<'_, T>>) -> PyResult<&'a [T]> {
+    Ok(values.map_or(Ok(&[][..]), |values| values.as_slice())?)
+}
+
+// The arrays of a call are small: to copy them is cheaper than to let Python own the vectors.
+
+fn admitted<'py>(py: Python<'py>, admission: &Admission) -> PyResult<Admitted<'py>> {
+    let handles = PyArray1::from_slice(py, &admission.handles);
+    let num_cached = PyArray1::from_slice(py, &admission.num_cached);
+    Ok((handles, num_cached, copies_array(py, &admission.copies)?))
 }
 
 fn copies_array<'py>(py: Python<'py>, copies: &[BlockCopy]) -> PyResult<Copies<'py>> {
-    let row = |copy: &BlockCopy| {
-        [copy.group, copy.source, copy.target, copy.num_tokens].map(|number| number as i32)
-    };
-    let flat: Vec<i32> = copies.iter().flat_map(row).collect();
-    flat.into_pyarray(py).reshape([copies.len(), 4])
+    let array = PyArray2::zeros(py, [copies.len(), 4], false);
+    for (row, copy) in array.readwrite().as_slice_mut()?.chunks_exact_mut(4).zip(copies) {
+        let numbers = [copy.group, copy.source, copy.target, copy.num_tokens];
+        row.copy_from_slice(&numbers.map(|number| number as i32));
+    }
+    Ok(array)
 }

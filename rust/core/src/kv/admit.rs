@@ -62,10 +62,9 @@ impl KvManager {
             let root = self.store.trie.root(request.namespace);
             self.store.trie.enter(root);
             let sequence = self.sequences.get_mut(at);
-            sequence.tokens.extend_from_slice(request.tokens);
             (sequence.tip, sequence.root) = (root, root);
             (sequence.retention, sequence.target) = (request.retention, request.target);
-            if !self.place(at, &mut admission, &mut read) {
+            if !self.place(at, request.tokens, &mut admission, &mut read) {
                 self.store.trie.leave(root);
                 self.store.trie.leave(root);
                 self.sequences.close(at);
@@ -87,7 +86,9 @@ impl KvManager {
         let mut admission = Admission::default();
         let mut read = Vec::new();
         for (&handle, at) in handles.iter().zip(places) {
-            if !self.place(at, &mut admission, &mut read) {
+            let tokens = std::mem::take(&mut self.sequences.get_mut(at).unstored);
+            if !self.place(at, &tokens, &mut admission, &mut read) {
+                self.sequences.get_mut(at).unstored = tokens;
                 break;
             }
             let sequence = self.sequences.get_mut(at);
@@ -174,32 +175,37 @@ impl KvManager {
 
     /// Gives a sequence without blocks those of its stored prefix, if the rest fits too. Blocks that are copied
     /// from are put in `read` and stay listed, so that no other copy of this admission goes there.
-    fn place(&mut self, at: usize, admission: &mut Admission, read: &mut Vec<(usize, u32)>) -> bool {
+    fn place(
+        &mut self,
+        at: usize,
+        tokens: &[u32],
+        admission: &mut Admission,
+        read: &mut Vec<(usize, u32)>,
+    ) -> bool {
         let sequence = self.sequences.get(at);
-        let mut hit = self.store.find_prefix(sequence.root, &sequence.tokens);
-        if !self.has_room(at, &hit) {
+        let num_wanted = sequence.target.max(tokens.len()).div_ceil(self.store.block_size);
+        let mut hit = self.store.find_prefix(sequence.root, tokens);
+        if !self.has_room(num_wanted, &hit) {
             // The block to copy from counts as well, but only until the copy is made.
-            if hit.partial.take().is_none() || !self.has_room(at, &hit) {
+            if hit.partial.take().is_none() || !self.has_room(num_wanted, &hit) {
                 return false;
             }
         }
         let (store, sequence) = (&mut self.store, self.sequences.get_mut(at));
-        let size = store.block_size;
+        let (size, num_groups) = (store.block_size, store.groups.len());
         let num_places = hit.nodes.len();
-        for group in 0..store.groups.len() {
-            let first = store.groups[group].first_seen(num_places * size, size);
-            let sinks = store.groups[group].sink_places(size);
+        sequence.blocks.reserve(tokens.len().div_ceil(size) * num_groups);
+        sequence.blocks.resize(num_places * num_groups, NONE);
+        for (group, kind) in store.groups.iter().enumerate() {
+            let (first, sinks) = (kind.first_seen(num_places * size, size), kind.sink_places(size));
             sequence.shares[group].kept = if first > sinks { first } else { 0 };
-        }
-        for (place, &node) in hit.nodes.iter().enumerate() {
-            for group in 0..store.groups.len() {
-                let is_dropped =
-                    (store.groups[group].sink_places(size)..sequence.shares[group].kept).contains(&place);
-                let block = if is_dropped { NONE } else { store.trie.block(node, group) };
-                if block != NONE {
-                    store.pools[group].acquire(block);
+            let pool = &mut store.pools[group];
+            for places in kind.seen(num_places, size) {
+                let rows = sequence.blocks[places.start * num_groups..].chunks_exact_mut(num_groups);
+                for (&node, row) in hit.nodes[places].iter().zip(rows) {
+                    row[group] = store.trie.block(node, group);
+                    pool.acquire(row[group]);
                 }
-                sequence.blocks.push(block);
             }
         }
         if let Some(&last) = hit.nodes.last() {
@@ -207,6 +213,7 @@ impl KvManager {
             store.trie.leave(std::mem::replace(&mut sequence.tip, last));
         }
         sequence.num_stored = num_places;
+        sequence.unstored.extend_from_slice(&tokens[num_places * size..]);
         sequence.len = num_places * size;
         if let Some((node, num_tokens)) = hit.partial {
             for group in 0..store.groups.len() {
@@ -228,26 +235,26 @@ impl KvManager {
         }
         promise(&mut self.promised, sequence, store);
         admission.num_cached.push(sequence.len as i64);
-        self.num_queried += sequence.tokens.len() as u64;
+        self.num_queried += tokens.len() as u64;
         self.num_hit += sequence.len as u64;
         true
     }
 
-    /// Whether what the hit does not share with a running sequence is available.
-    fn has_room(&self, at: usize, hit: &Hit) -> bool {
-        let (store, sequence) = (&self.store, self.sequences.get(at));
+    /// Whether what `num_wanted` places do not share with a running sequence through the hit is available.
+    fn has_room(&self, num_wanted: usize, hit: &Hit) -> bool {
+        let store = &self.store;
         let size = store.block_size;
-        let num_places = sequence.target.max(sequence.tokens.len()).div_ceil(size);
-        store.groups.iter().enumerate().all(|(g, group)| {
-            let is_unused = |&node: &u32| store.pools[g].count(store.trie.block(node, g)) == 0;
-            let is_listed = |&(place, &node): &(usize, &u32)| {
-                let is_seen = place >= group.first_seen(hit.nodes.len() * size, size);
-                (is_seen || place < group.sink_places(size)) && !is_unused(&node)
-            };
-            let num_shared = hit.nodes.iter().enumerate().filter(is_listed).count();
-            let num_read = usize::from(hit.partial.is_some_and(|(node, _)| is_unused(&node)));
-            let needed = group.keeps_at_most(num_places, size).saturating_sub(num_shared) + num_read;
-            needed + self.promised[g] + self.watermark <= store.pools[g].num_available()
+        store.groups.iter().zip(&store.pools).enumerate().all(|(group, (kind, pool))| {
+            let is_used = |node: u32| pool.count(store.trie.block(node, group)) > 0;
+            let num_read = usize::from(hit.partial.is_some_and(|(node, _)| !is_used(node)));
+            let others = num_read + self.promised[group] + self.watermark;
+            let needed = kind.keeps_at_most(num_wanted, size);
+            // Mostly it is, even if nothing were shared, and then the blocks need not be looked at.
+            needed + others <= pool.num_available() || {
+                let seen = kind.seen(hit.nodes.len(), size).into_iter().flatten();
+                let num_shared = seen.filter(|&place| is_used(hit.nodes[place])).count();
+                needed.saturating_sub(num_shared) + others <= pool.num_available()
+            }
         })
     }
 

@@ -177,7 +177,7 @@ impl KvManager {
         let mut fork = std::mem::take(self.sequences.get_mut(at));
         let parent = self.sequences.get(of);
         fork.blocks.extend_from_slice(&parent.blocks);
-        fork.tokens.extend_from_slice(&parent.tokens);
+        fork.unstored.extend_from_slice(&parent.unstored);
         fork.shares.copy_from_slice(&parent.shares);
         fork.shares.iter_mut().for_each(|share| share.promised = 0);
         (fork.len, fork.target, fork.num_stored) = (parent.len, 0, parent.num_stored);
@@ -209,7 +209,7 @@ impl KvManager {
         let size = self.store.block_size;
         for ((&at, &count), &handle) in places.iter().zip(counts).zip(handles) {
             let sequence = self.sequences.get(at);
-            let is_whole = sequence.tokens.len() <= sequence.len;
+            let is_whole = sequence.num_tokens(size) <= sequence.len;
             let Some(len) = usize::try_from(count)
                 .ok()
                 .and_then(|count| sequence.len.checked_sub(count))
@@ -218,7 +218,7 @@ impl KvManager {
                 return Err(Error::value(format!(
                     "cannot take {count} tokens back from the sequence {handle}: {} are in the cache of {}",
                     sequence.len,
-                    sequence.tokens.len().max(sequence.len)
+                    sequence.num_tokens(size).max(sequence.len)
                 )));
             };
             let is_gone = |(group, share): (&Group, &Share)| {
@@ -234,8 +234,12 @@ impl KvManager {
         for (&at, &count) in places.iter().zip(counts) {
             let sequence = self.sequences.get_mut(at);
             sequence.len -= count as usize;
-            sequence.tokens.truncate(sequence.len);
+            sequence.unstored.truncate(sequence.len.saturating_sub(sequence.num_stored * size));
             while sequence.num_stored > sequence.len / size {
+                if sequence.num_stored - 1 == sequence.len / size {
+                    let tokens = &self.store.trie.tokens(sequence.tip)[..sequence.len % size];
+                    sequence.unstored.extend_from_slice(tokens);
+                }
                 let parent = self.store.trie.parent(sequence.tip);
                 self.store.trie.enter(parent);
                 self.store.trie.leave(sequence.tip);
@@ -276,7 +280,11 @@ impl KvManager {
             );
         }
         for at in places {
-            self.vacate(at, is_committed);
+            if is_committed {
+                // A preempted one has no tokens in the cache, and so nothing to store.
+                self.store.commit(self.sequences.get_mut(at));
+            }
+            self.vacate(at);
             let sequence = self.sequences.get(at);
             self.store.trie.leave(sequence.tip);
             self.store.trie.leave(sequence.root);
@@ -294,7 +302,8 @@ impl KvManager {
         let places = self.sequences.resolve_all(handles, State::Running)?;
         if let Some(at) = places.iter().position(|&at| {
             let sequence = self.sequences.get(at);
-            sequence.tokens.len() < sequence.len || sequence.tokens.is_empty()
+            let num_tokens = sequence.num_tokens(self.store.block_size);
+            num_tokens < sequence.len || num_tokens == 0
         }) {
             return Err(Error::value(format!(
                 "the sequence {} cannot be preempted: it was stepped without its tokens",
@@ -302,22 +311,19 @@ impl KvManager {
             )));
         }
         for at in places {
-            self.vacate(at, true);
-            self.sequences.get_mut(at).state = State::Preempted;
+            self.store.commit(self.sequences.get_mut(at));
+            let tokens = self.store.tokens_of(self.sequences.get(at));
+            self.vacate(at);
+            let sequence = self.sequences.get_mut(at);
+            (sequence.unstored, sequence.state) = (tokens, State::Preempted);
             self.num_preempted += 1;
         }
         Ok(())
     }
 
     /// Leaves a sequence without blocks, at its root.
-    fn vacate(&mut self, at: usize, is_committed: bool) {
+    fn vacate(&mut self, at: usize) {
         let sequence = self.sequences.get_mut(at);
-        if sequence.state == State::Preempted {
-            return;
-        }
-        if is_committed {
-            self.store.commit(sequence);
-        }
         release_from(&mut self.store, sequence, 0);
         self.store.trie.enter(sequence.root);
         self.store.trie.leave(std::mem::replace(&mut sequence.tip, sequence.root));
@@ -328,6 +334,16 @@ impl KvManager {
         }
     }
 
+    /// Evicts cached blocks until `num_blocks` more are free in every group, or none is cached there. Admission and
+    /// steps evict what they need; this does it before, when there is time. Returns how many became free in each group.
+    pub fn evict(&mut self, num_blocks: usize) -> Vec<usize> {
+        let before: Vec<usize> = self.store.pools.iter().map(Pool::num_free).collect();
+        for (group, &before) in before.iter().enumerate() {
+            while self.store.pools[group].num_free() - before < num_blocks && self.store.evict(group) {}
+        }
+        self.store.pools.iter().zip(before).map(|(pool, before)| pool.num_free() - before).collect()
+    }
+
     /// Forgets all prefixes if `epoch` is not that of the last call: the weights have changed, and what was computed
     /// before is of no use to new sequences. Those that live go on and store nothing more.
     pub fn reset(&mut self, epoch: i64) -> bool {
@@ -336,6 +352,7 @@ impl KvManager {
         }
         self.epoch = epoch;
         for sequence in self.sequences.iter_mut() {
+            sequence.unstored = self.store.tokens_of(sequence);
             (sequence.tip, sequence.num_stored) = (sequence.root, 0);
             (sequence.is_stale, sequence.room) = (true, 0);
         }
@@ -371,12 +388,13 @@ impl KvManager {
 /// Gives back the blocks of a sequence from a place on, the last first: a prefix is of use to more than its end.
 pub(super) fn release_from(store: &mut Store, sequence: &mut Sequence, place: usize) {
     let num_groups = store.groups.len();
-    while sequence.blocks.len() > place * num_groups {
-        let group = (sequence.blocks.len() - 1) % num_groups;
-        if let Some(block) = sequence.blocks.pop() {
+    let end = sequence.blocks.len().min(place * num_groups);
+    for row in sequence.blocks[end..].chunks_exact(num_groups).rev() {
+        for (group, &block) in row.iter().enumerate().rev() {
             store.release(group, block, sequence.retention);
         }
     }
+    sequence.blocks.truncate(end);
     sequence.num_published = sequence.num_published.min(place);
 }
 

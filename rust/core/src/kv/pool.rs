@@ -70,6 +70,10 @@ impl Pool {
         self.blocks.len()
     }
 
+    pub(super) fn num_free(&self) -> usize {
+        self.num_free
+    }
+
     /// Blocks that no sequence lists: free ones and cached ones.
     pub(super) fn num_available(&self) -> usize {
         self.num_free + self.num_cached
@@ -138,10 +142,11 @@ impl Pool {
 
     /// Lists a block once more.
     pub(super) fn acquire(&mut self, block: u32) {
-        if self.count(block) == 0 {
+        let count = &mut self.blocks[block as usize].count;
+        *count += 1;
+        if *count == 1 {
             self.unlink(block);
         }
-        self.blocks[block as usize].count += 1;
     }
 
     /// Lists a block once less. The last to leave makes it free, or cached if it is stored.

@@ -27,8 +27,10 @@ pub(super) struct Share {
 pub(super) struct Sequence {
     /// Place by place, the block of every group; [`NONE`] where the window has passed.
     pub(super) blocks: Vec<u32>,
-    /// Those in the cache, and before they are there those of the prompt. Shorter than `len` when tokens were not told.
-    pub(super) tokens: Vec<u32>,
+    /// Its tokens behind the stored places, whose tokens are in the trie. They end with those in the cache, and before
+    /// these are there with the prompt, and earlier when tokens were not told.
+    pub(super) unstored: Vec<u32>,
+    /// Tokens in the cache.
     pub(super) len: usize,
     /// Tokens to set blocks aside for.
     pub(super) target: usize,
@@ -53,6 +55,13 @@ pub(super) struct Sequence {
     generation: u32,
     /// The call that named this sequence last, to find it named twice.
     call: u64,
+}
+
+impl Sequence {
+    /// Tokens that are known.
+    pub(super) fn num_tokens(&self, block_size: usize) -> usize {
+        self.num_stored * block_size + self.unstored.len()
+    }
 }
 
 /// All sequences by handle: generation above, place below.
@@ -95,7 +104,7 @@ impl Sequences {
         }) as usize;
         let sequence = &mut self.all[at];
         sequence.blocks.clear();
-        sequence.tokens.clear();
+        sequence.unstored.clear();
         sequence.shares.clear();
         sequence.shares.resize(num_groups, Share::default());
         (sequence.len, sequence.target, sequence.num_stored, sequence.num_published) = (0, 0, 0, 0);

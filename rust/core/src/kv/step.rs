@@ -77,8 +77,8 @@ impl KvManager {
             let start = sequence.len;
             sequence.len += counts.map_or(1, |counts| counts[i] as usize);
             if let Some(tokens) = tokens {
-                let missing = sequence.len.saturating_sub(sequence.tokens.len());
-                sequence.tokens.extend_from_slice(&tokens[next_token..next_token + missing]);
+                let missing = sequence.len.saturating_sub(sequence.num_tokens(store.block_size));
+                sequence.unstored.extend_from_slice(&tokens[next_token..next_token + missing]);
                 next_token += missing;
             }
             arrays.lengths[i] = sequence.len as i32;
@@ -96,15 +96,17 @@ impl KvManager {
             if sequence.row != i as u32 || rows[i] != handle {
                 (sequence.row, sequence.num_published, rows[i]) = (i as u32, 0, handle);
             }
-            let num_places = sequence.blocks.len() / num_groups;
-            for place in sequence.num_published..num_places {
+            let first = sequence.num_published * num_groups;
+            if first < sequence.blocks.len() {
                 for group in 0..num_groups {
-                    let block = sequence.blocks[place * num_groups + group];
-                    arrays.tables[group * num_cells + i * arrays.width + place] =
-                        if block == NONE { 0 } else { block as i32 };
+                    let cells = &mut arrays.tables[group * num_cells + i * arrays.width..][..arrays.width];
+                    let blocks = sequence.blocks[first..].chunks_exact(num_groups);
+                    for (cell, row) in cells[sequence.num_published..].iter_mut().zip(blocks) {
+                        *cell = if row[group] == NONE { 0 } else { row[group] as i32 };
+                    }
                 }
+                sequence.num_published = sequence.blocks.len() / num_groups;
             }
-            sequence.num_published = num_places;
         }
         for &(at, _) in &*busy {
             promise(promised, sequences.get_mut(at as usize), store);
@@ -138,13 +140,14 @@ impl KvManager {
                     sequence.len, arrays.width
                 )));
             };
-            if tokens.is_some() && sequence.tokens.len() < sequence.len {
+            let num_known = sequence.num_tokens(size);
+            if tokens.is_some() && num_known < sequence.len {
                 return Err(Error::value(format!(
                     "the sequence {handle} was stepped without tokens before, so it cannot get some now"
                 )));
             }
             num_new += len - sequence.len;
-            num_missing += len.saturating_sub(sequence.tokens.len().max(sequence.len));
+            num_missing += len.saturating_sub(num_known.max(sequence.len));
             if sequence.room == 0 || len - sequence.len > sequence.room {
                 busy.push((at as u32, (len - sequence.len) as u32));
             }
@@ -222,27 +225,25 @@ impl Store {
     fn write_slots(&self, sequence: &mut Sequence, start: usize, slots: &mut [i32], at: usize) {
         let (size, num_groups) = (self.block_size, self.groups.len());
         let num_slots = slots.len() / num_groups;
-        let mut position = start;
-        // Block by block: a prompt has thousands of tokens.
-        while position < sequence.len {
-            let (place, offset) = (position / size, position % size);
-            let count = (size - offset).min(sequence.len - position);
-            for group in 0..num_groups {
-                let first = sequence.blocks[place * num_groups + group] as usize * size + offset;
-                let slots = &mut slots[group * num_slots + at + position - start..][..count];
-                for (slot, value) in slots.iter_mut().zip(first as i32..) {
-                    *slot = value;
-                }
-                sequence.next_slot = (first + count) as i32;
+        let num_new = sequence.len - start;
+        for group in 0..num_groups {
+            // Block by block: a prompt has thousands of tokens.
+            let mut slots = &mut slots[group * num_slots + at..][..num_new];
+            let mut offset = start % size;
+            for row in sequence.blocks[start / size * num_groups..].chunks_exact(num_groups) {
+                let (here, after) = slots.split_at_mut(slots.len().min(size - offset));
+                let first = row[group] as i32 * size as i32 + offset as i32;
+                here.iter_mut().zip(first..).for_each(|(slot, value)| *slot = value);
+                sequence.next_slot = first + here.len() as i32;
+                (slots, offset) = (after, 0);
             }
-            position += count;
         }
         let is_complete =
-            sequence.is_stale || sequence.len.min(sequence.tokens.len()) / size == sequence.num_stored;
+            sequence.is_stale || sequence.len.min(sequence.num_tokens(size)) / size == sequence.num_stored;
         let is_windowed = self.groups.iter().any(|group| group.window.is_some());
-        if position > start {
+        if num_new > 0 {
             // The end of the last block is where everything else happens.
-            let room = position.next_multiple_of(size) - position;
+            let room = sequence.len.next_multiple_of(size) - sequence.len;
             sequence.room = if is_complete && !is_windowed { room } else { 0 };
         }
     }
@@ -304,9 +305,8 @@ impl Store {
             }
         }
         let num_places = (sequence.len + count).div_ceil(self.block_size);
-        while sequence.blocks.len() < num_places * num_groups {
-            let block = self.take(sequence.blocks.len() % num_groups);
-            sequence.blocks.push(block);
+        for _ in sequence.blocks.len() / num_groups..num_places {
+            sequence.blocks.extend((0..num_groups).map(|group| self.take(group)));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Blocks and the prefix index together: taking, evicting, storing, finding.
 
+use std::ops::Range;
+
 use super::NONE;
 use super::pool::{Pool, Retention};
 use super::sequence::Sequence;
@@ -25,6 +27,12 @@ impl Group {
     /// The first place, sinks aside, that the token at `position` and later ones see.
     pub(super) fn first_seen(&self, position: usize, block_size: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window) / block_size)
+    }
+
+    /// Of so many full places, those that the next token sees.
+    pub(super) fn seen(&self, num_places: usize, block_size: usize) -> [Range<usize>; 2] {
+        let first = self.first_seen(num_places * block_size, block_size);
+        [0..self.sink_places(block_size).min(first), first..num_places]
     }
 
     /// Blocks that a sequence of `num_places` keeps between steps, at most.
@@ -71,7 +79,7 @@ impl Store {
     }
 
     /// Makes one cached block of a group free, if there is one.
-    fn evict(&mut self, group: usize) -> bool {
+    pub(super) fn evict(&mut self, group: usize) -> bool {
         let Some(block) = self.pools[group].oldest() else { return false };
         let node = self.pools[group].node(block);
         self.counters.num_evicted += 1;
@@ -97,7 +105,7 @@ impl Store {
     /// Blocks that a sequence lacks for the tokens that are known or reserved.
     pub(super) fn still_needs(&self, sequence: &Sequence, group: usize) -> usize {
         let (size, kind) = (self.block_size, &self.groups[group]);
-        let wanted = sequence.target.max(sequence.tokens.len()).div_ceil(size);
+        let wanted = sequence.target.max(sequence.num_tokens(size)).div_ceil(size);
         let dropped = sequence.shares[group].kept.saturating_sub(kind.sink_places(size));
         let held = sequence.blocks.len() / self.groups.len() - dropped;
         kind.keeps_at_most(wanted, size).saturating_sub(held)
@@ -108,42 +116,66 @@ impl Store {
     /// Their tokens have to be final, and the work that fills the blocks under way.
     pub(super) fn commit(&mut self, sequence: &mut Sequence) {
         let size = self.block_size;
-        let num_groups = self.groups.len();
-        let end = if sequence.is_stale { 0 } else { sequence.len.min(sequence.tokens.len()) / size };
-        while sequence.num_stored < end {
-            let place = sequence.num_stored;
-            let tokens = &sequence.tokens[place * size..(place + 1) * size];
-            let mut node = self.trie.find(sequence.tip, tokens);
-            if node == NONE {
-                if !self.make_room() {
-                    return;
-                }
-                node = self.trie.insert(sequence.tip, tokens);
-            } else if !self.can_merge(node, &sequence.blocks[place * num_groups..][..num_groups]) {
-                return;
+        let end = if sequence.is_stale { 0 } else { sequence.len.min(sequence.num_tokens(size)) / size };
+        let before = sequence.num_stored;
+        if end <= before {
+            return;
+        }
+        // The trie keeps their tokens from now on.
+        let mut tokens = std::mem::take(&mut sequence.unstored);
+        let mut blocks = tokens.chunks_exact(size).take(end - before);
+        while blocks.next().is_some_and(|block| self.store_next(sequence, block)) {}
+        tokens.drain(..(sequence.num_stored - before) * size);
+        sequence.unstored = tokens;
+    }
+
+    /// Stores the block at the first place that is not, if there is room.
+    fn store_next(&mut self, sequence: &mut Sequence, tokens: &[u32]) -> bool {
+        let (place, num_groups) = (sequence.num_stored, self.groups.len());
+        let row = &mut sequence.blocks[place * num_groups..][..num_groups];
+        let mut node = self.trie.find(sequence.tip, tokens);
+        if node == NONE {
+            if !self.make_room() {
+                return false;
             }
+            node = self.trie.grow(sequence.tip, tokens);
+        } else if self.can_merge(node, row) {
             self.trie.enter(node);
             self.trie.leave(sequence.tip);
-            sequence.tip = node;
-            sequence.num_stored += 1;
-            for group in 0..num_groups {
-                let own = sequence.blocks[place * num_groups + group];
-                let stored = self.trie.block(node, group);
-                if own == stored || own == NONE {
-                    continue;
-                }
-                if stored == NONE {
-                    self.trie.attach(node, group, own);
-                    self.pools[group].set_node(own, node);
-                } else {
-                    self.pools[group].acquire(stored);
-                    self.release(group, own, sequence.retention);
-                    sequence.blocks[place * num_groups + group] = stored;
-                    sequence.num_published = sequence.num_published.min(place);
-                    self.counters.num_merged += 1;
-                }
+        } else {
+            return false;
+        }
+        sequence.tip = node;
+        sequence.num_stored += 1;
+        for (group, own) in row.iter_mut().enumerate() {
+            let stored = self.trie.block(node, group);
+            if *own == stored || *own == NONE {
+                continue;
+            }
+            if stored == NONE {
+                self.trie.attach(node, group, *own);
+                self.pools[group].set_node(*own, node);
+            } else {
+                self.pools[group].acquire(stored);
+                self.pools[group].release(std::mem::replace(own, stored), sequence.retention, self.now);
+                sequence.num_published = sequence.num_published.min(place);
+                self.counters.num_merged += 1;
             }
         }
+        true
+    }
+
+    /// All known tokens of a sequence, those that the trie keeps for it included.
+    pub(super) fn tokens_of(&self, sequence: &Sequence) -> Vec<u32> {
+        let mut tokens = vec![0; sequence.num_tokens(self.block_size)];
+        let (stored, unstored) = tokens.split_at_mut(sequence.num_stored * self.block_size);
+        unstored.copy_from_slice(&sequence.unstored);
+        let mut node = sequence.tip;
+        for block in stored.chunks_exact_mut(self.block_size).rev() {
+            block.copy_from_slice(self.trie.tokens(node));
+            node = self.trie.parent(node);
+        }
+        tokens
     }
 
     /// Room for one more node. Only windows leave nodes without blocks, so only then something may have to go.
@@ -201,13 +233,9 @@ impl Store {
         let mut num_places = longest.min(nodes.len());
         'shorter: loop {
             for (g, group) in self.groups.iter().enumerate().filter(|(_, group)| group.window.is_some()) {
-                let first = group.first_seen(num_places * size, size);
-                let sinks = 0..group.sink_places(size).min(first);
                 // Without this block no longer hit is possible either, as far as its window covers it.
                 let missing = |place: &usize| self.trie.block(nodes[*place], g) == NONE;
-                if let Some(place) =
-                    (first..num_places).rev().find(missing).or_else(|| sinks.rev().find(missing))
-                {
+                if let Some(place) = group.seen(num_places, size).into_iter().flatten().rev().find(missing) {
                     num_places = place;
                     continue 'shorter;
                 }

@@ -162,6 +162,51 @@ fn ends_are_evicted_before_the_prefix_they_need() {
 }
 
 #[test]
+fn eviction_ahead_lets_go_what_would_go_first() {
+    let mut kv = manager(8, 2);
+    remember(&mut kv, &[1, 2, 3, 4, 5, 6]);
+    remember(&mut kv, &[9, 9, 9, 9]);
+    assert_eq!((kv.evict(2), kv.num_cached(0), kv.num_available(0)), (vec![2], 3, 8));
+    assert_eq!(admit(&mut kv, &[&[1, 2, 3, 4, 5, 6]]).num_cached, [2], "the end of the older prompt is gone");
+    assert_eq!(kv.evict(8), [2], "what a sequence lists stays");
+    kv.check().unwrap();
+}
+
+#[test]
+fn siblings_are_found_whichever_came_first_and_whoever_goes() {
+    let mut kv = manager(32, 2);
+    for last in 0..5 {
+        remember(&mut kv, &[1, 2, last, last, 7, 7]);
+        kv.check().unwrap();
+    }
+    for num_left in (0..11).rev() {
+        kv.evict(1);
+        assert_eq!(kv.stats().num_stored, num_left);
+        kv.check().unwrap();
+    }
+    remember(&mut kv, &[1, 2, 3, 3]);
+    assert_eq!(admit(&mut kv, &[&[1, 2, 3, 3, 0]]).num_cached, [4]);
+}
+
+#[test]
+fn tokens_come_back_from_the_index_when_a_sequence_needs_them() {
+    let mut kv = manager(32, 2);
+    let first = admit(&mut kv, &[&[1, 2, 3, 4, 5]]).handles[0];
+    step(&mut kv, &[first], &[5], &[]).unwrap();
+    let fork = kv.fork(first, 1).unwrap()[0];
+    kv.commit(&[first, fork]).unwrap();
+    kv.rollback(&[fork], &[2]).unwrap();
+    kv.preempt(&[first, fork]).unwrap();
+    kv.reset(1);
+    // Neither finds anything now: the tokens of both are what they were.
+    assert_eq!(kv.resume(&[first, fork]).unwrap().num_cached, [0, 0]);
+    step(&mut kv, &[first, fork], &[5, 3], &[]).unwrap();
+    kv.free(&[first, fork], true).unwrap();
+    assert_eq!(admit(&mut kv, &[&[1, 2, 3, 4, 5, 6]]).num_cached, [4]);
+    kv.check().unwrap();
+}
+
+#[test]
 fn drafts_and_what_is_not_written_yet_are_not_hit() {
     let mut kv = manager(16, 2);
     let first = admit(&mut kv, &[&[1, 2, 3]]).handles;

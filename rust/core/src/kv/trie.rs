@@ -1,7 +1,7 @@
 //! The prefix index: one node for each stored block of tokens, below the root of its namespace.
 //!
-//! A node's place in the table follows from a hash of its parent and its tokens; what is found there is compared
-//! token by token. Nodes are rows of flat arrays, taken and given back without allocation.
+//! An only child is found from its parent, siblings in a table, where a hash of the parent and their tokens leads to.
+//! What is found is compared token by token. Nodes are rows of flat arrays, taken and given back without allocation.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -25,6 +25,7 @@ struct Root {
 #[derive(Debug, Clone, Copy, Default)]
 struct Node {
     parent: u32,
+    /// Odd; 0 while the node is not in the table, which it need not be as long as it has no siblings.
     hash: u32,
     /// Children, blocks, and sequences that end here; a node without any goes.
     uses: u32,
@@ -43,14 +44,14 @@ pub(super) struct Trie {
     /// Tests set it to 0: every block then has the same hash.
     hash_mask: u32,
     tokens: Vec<u32>,
-    /// The block of each node in each group.
+    /// The block of each node in each group; none of a spare node.
     blocks: Vec<u32>,
     nodes: Vec<Node>,
     spare: u32,
     /// Nodes from here on were never used.
     num_touched: u32,
     len: usize,
-    /// Open addressing, at most half full.
+    /// Nodes with siblings, and those that had some. Open addressing, at most half full.
     table: Vec<u32>,
     roots: Vec<Root>,
     spare_roots: Vec<u32>,
@@ -66,7 +67,7 @@ impl Trie {
             seed: RandomState::new().hash_one(0),
             hash_mask,
             tokens: vec![0; capacity * block_size],
-            blocks: vec![0; capacity * num_groups],
+            blocks: vec![NONE; capacity * num_groups],
             nodes: vec![Node::default(); capacity],
             spare: NONE,
             num_touched: 0,
@@ -162,15 +163,21 @@ impl Trie {
     }
 
     /// The child of `parent` with these tokens, or [`NONE`].
+    #[inline(always)]
     pub(super) fn find(&self, parent: u32, tokens: &[u32]) -> u32 {
         let newest = self.first_child(parent);
         // Most chains do not branch, and then nothing has to be hashed.
-        if newest == NONE || self.tokens(newest) == tokens {
-            return newest;
+        if newest == NONE || is_equal(self.tokens(newest), tokens) {
+            newest
+        } else if self.nodes[newest as usize].next == NONE {
+            NONE
+        } else {
+            self.find_listed(parent, tokens)
         }
-        if self.nodes[newest as usize].next == NONE {
-            return NONE;
-        }
+    }
+
+    #[inline(never)]
+    fn find_listed(&self, parent: u32, tokens: &[u32]) -> u32 {
         let hash = self.hash_of(parent, tokens);
         let mut slot = self.home(hash);
         loop {
@@ -179,7 +186,10 @@ impl Trie {
                 return NONE;
             }
             let i = node as usize;
-            if self.nodes[i].hash == hash && self.nodes[i].parent == parent && self.tokens(node) == tokens {
+            if self.nodes[i].hash == hash
+                && self.nodes[i].parent == parent
+                && is_equal(self.tokens(node), tokens)
+            {
                 return node;
             }
             slot = self.after(slot);
@@ -206,8 +216,8 @@ impl Trie {
         best
     }
 
-    /// Adds a child that does not exist yet. It has no user but is a user of its parent; there must be room.
-    pub(super) fn insert(&mut self, parent: u32, tokens: &[u32]) -> u32 {
+    /// Adds a child that does not exist yet, for a user of `parent` that uses the child instead; there must be room.
+    pub(super) fn grow(&mut self, parent: u32, tokens: &[u32]) -> u32 {
         let node = if self.spare == NONE {
             self.num_touched += 1;
             self.num_touched - 1
@@ -217,24 +227,16 @@ impl Trie {
         };
         let i = node as usize;
         self.tokens[i * self.block_size..][..self.block_size].copy_from_slice(tokens);
-        self.blocks[i * self.num_groups..][..self.num_groups].fill(NONE);
-        self.nodes[i].parent = parent;
-        self.nodes[i].uses = 0;
-        self.nodes[i].first_child = NONE;
-        let newest = std::mem::replace(self.first_child_mut(parent), node);
-        self.nodes[i].next = newest;
-        self.nodes[i].previous = NONE;
-        if newest != NONE {
-            self.nodes[newest as usize].previous = node;
+        // The parent has the child as a user in place of the one that goes on.
+        let sibling = std::mem::replace(self.first_child_mut(parent), node);
+        self.nodes[i] = Node { parent, hash: 0, uses: 1, first_child: NONE, next: sibling, previous: NONE };
+        if sibling != NONE {
+            self.nodes[sibling as usize].previous = node;
+            self.list(node);
+            if self.nodes[sibling as usize].hash == 0 {
+                self.list(sibling);
+            }
         }
-        self.enter(parent);
-        let hash = self.hash_of(parent, tokens);
-        self.nodes[i].hash = hash;
-        let mut slot = self.home(hash);
-        while self.table[slot] != NONE {
-            slot = self.after(slot);
-        }
-        self.table[slot] = node;
         self.len += 1;
         if let Some(events) = &mut self.events {
             let name =
@@ -245,17 +247,40 @@ impl Trie {
     }
 
     fn remove(&mut self, node: u32) {
-        let i = node as usize;
-        let (previous, next) = (self.nodes[i].previous, self.nodes[i].next);
+        let Node { parent, hash, previous, next, .. } = self.nodes[node as usize];
         if previous == NONE {
-            *self.first_child_mut(self.nodes[i].parent) = next;
+            *self.first_child_mut(parent) = next;
         } else {
             self.nodes[previous as usize].next = next;
         }
         if next != NONE {
             self.nodes[next as usize].previous = previous;
         }
-        let mut hole = self.home(self.nodes[i].hash);
+        if hash != 0 {
+            self.unlist(node);
+        }
+        self.nodes[node as usize].next = self.spare;
+        self.spare = node;
+        self.len -= 1;
+        if let Some(events) = &mut self.events {
+            events.removed(node);
+        }
+    }
+
+    /// Puts a node in the table.
+    fn list(&mut self, node: u32) {
+        let hash = self.hash_of(self.parent(node), self.tokens(node));
+        self.nodes[node as usize].hash = hash;
+        let mut slot = self.home(hash);
+        while self.table[slot] != NONE {
+            slot = self.after(slot);
+        }
+        self.table[slot] = node;
+    }
+
+    /// Takes a node out of the table.
+    fn unlist(&mut self, node: u32) {
+        let mut hole = self.home(self.nodes[node as usize].hash);
         while self.table[hole] != node {
             hole = self.after(hole);
         }
@@ -275,17 +300,12 @@ impl Trie {
             }
         }
         self.table[hole] = NONE;
-        self.nodes[i].next = self.spare;
-        self.spare = node;
-        self.len -= 1;
-        if let Some(events) = &mut self.events {
-            events.removed(node);
-        }
     }
 
     /// Removes all nodes. Roots stay with the users that are sequences; each of `roots` is one of them.
     pub(super) fn clear(&mut self, roots: impl Iterator<Item = u32>) {
         self.table.fill(NONE);
+        self.blocks.fill(NONE);
         (self.spare, self.num_touched, self.len) = (NONE, 0, 0);
         for root in &mut self.roots {
             (root.uses, root.first_child) = (0, NONE);
@@ -341,7 +361,7 @@ impl Trie {
             let word = |at: usize| u64::from(four.get(at).copied().unwrap_or(0));
             state = fold(state ^ (word(0) | word(1) << 32), ODD[1] ^ (word(2) | word(3) << 32));
         }
-        (fold(state ^ self.seed, ODD[0]) >> 32) as u32 & self.hash_mask
+        (fold(state ^ self.seed, ODD[0]) >> 32) as u32 & self.hash_mask | 1
     }
 
     fn home(&self, hash: u32) -> usize {
@@ -355,30 +375,47 @@ impl Trie {
     /// Recounts everything that can be recounted without the sequences; `tips` are the places where sequences end and
     /// their roots.
     pub(super) fn check(&self, tips: &[u32]) -> std::result::Result<(), String> {
-        let found: Vec<u32> = self.table.iter().copied().filter(|&node| node != NONE).collect();
-        if found.len() != self.len {
-            return Err(format!("the table has {} nodes, {} are counted", found.len(), self.len));
-        }
+        let live = (0..self.roots.len()).filter(|&root| self.roots[root].uses > 0);
+        let live: Vec<u32> = live.map(|root| ROOT | root as u32).collect();
         let mut uses: HashMap<u32, u32> = HashMap::new();
-        for &node in &found {
-            let blocks = (0..self.num_groups).filter(|&group| self.block(node, group) != NONE).count();
-            *uses.entry(node).or_default() += blocks as u32;
-            *uses.entry(self.parent(node)).or_default() += 1;
-            let mut seen = 0;
-            let mut child = self.first_child(self.parent(node));
-            while child != NONE && child != node && seen <= self.len {
-                (child, seen) = (self.nodes[child as usize].next, seen + 1);
+        let (mut found, mut next) = (live.clone(), 0);
+        while let Some(&parent) = found.get(next) {
+            next += 1;
+            let (mut child, mut before) = (self.first_child(parent), NONE);
+            while child != NONE {
+                let Node { parent: above, hash, previous, next, .. } = self.nodes[child as usize];
+                if (above, previous) != (parent, before) || found.len() > live.len() + self.len {
+                    return Err(format!("node {child} is linked wrongly"));
+                }
+                let is_alone = (previous, next) == (NONE, NONE);
+                if self.find(parent, self.tokens(child)) != child || (hash == 0 && !is_alone) {
+                    return Err(format!("node {child} cannot be found from its parent"));
+                }
+                let blocks = (0..self.num_groups).filter(|&group| self.block(child, group) != NONE).count();
+                *uses.entry(child).or_default() += blocks as u32;
+                *uses.entry(parent).or_default() += 1;
+                found.push(child);
+                (before, child) = (child, next);
             }
-            if child != node || self.find(self.parent(node), self.tokens(node)) != node {
-                return Err(format!("node {node} cannot be found from its parent"));
-            }
+        }
+        let mut listed: Vec<u32> = self.table.iter().copied().filter(|&node| node != NONE).collect();
+        let has_hash = |&node: &u32| self.nodes[node as usize].hash != 0;
+        let mut hashed: Vec<u32> = found[live.len()..].iter().copied().filter(has_hash).collect();
+        listed.sort_unstable();
+        hashed.sort_unstable();
+        if found.len() - live.len() != self.len || listed != hashed {
+            return Err(format!(
+                "there are {} nodes, {} are counted; {} of {} are in the table",
+                found.len() - live.len(),
+                self.len,
+                listed.len(),
+                hashed.len()
+            ));
         }
         for &tip in tips {
             *uses.entry(tip).or_default() += 1;
         }
-        let live =
-            (0..self.roots.len() as u32).filter(|&r| self.roots[r as usize].uses > 0).map(|r| ROOT | r);
-        for at in found.into_iter().chain(live) {
+        for at in found {
             let counted = if at & ROOT == 0 {
                 self.nodes[at as usize].uses
             } else {
@@ -390,5 +427,14 @@ impl Trie {
             }
         }
         uses.is_empty().then_some(()).ok_or_else(|| format!("{uses:?} are used but absent"))
+    }
+}
+
+/// Whether two blocks of tokens are the same. Those of the usual size are compared without a call or a loop.
+#[inline]
+fn is_equal(a: &[u32], b: &[u32]) -> bool {
+    match (<&[u32; 16]>::try_from(a), <&[u32; 16]>::try_from(b)) {
+        (Ok(a), Ok(b)) => a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0,
+        _ => a == b,
     }
 }

@@ -245,6 +245,19 @@ impl World {
         }
     }
 
+    fn evict(&mut self) {
+        let num_blocks = self.below(6);
+        let states = |kv: &KvManager| -> Vec<(usize, usize)> {
+            (0..kv.groups().len()).map(|group| (kv.num_available(group), kv.num_cached(group))).collect()
+        };
+        let before = states(&self.kv);
+        let freed = self.kv.evict(num_blocks);
+        for ((before, after), freed) in before.into_iter().zip(states(&self.kv)).zip(freed) {
+            assert_eq!((after.0, after.1 + freed), before, "evicted blocks are available, but not cached");
+            assert!(freed >= num_blocks.min(before.1), "{freed} of {} became free", before.1);
+        }
+    }
+
     fn act(&mut self) {
         match self.below(40) {
             0..6 if self.texts.len() < MAX_ROWS => self.admit(),
@@ -284,7 +297,8 @@ impl World {
                 self.now += 1;
                 self.kv.expire(self.now).unwrap();
             }
-            17 if self.below(20) == 0 => {
+            17 if self.below(4) == 0 => self.evict(),
+            18 if self.below(20) == 0 => {
                 self.epoch += 1;
                 assert!(self.kv.reset(self.epoch));
             }
