@@ -6,8 +6,8 @@ DIR holds vllm, unpacked from its wheel; FILE is the extension rust_tree_core/me
 Their imports need torch and a few more packages, but no GPU; ours is imported beside them. Blocks have 16
 tokens, token ids are random and the same for all. Ours admits a prompt by two calls, from its tokens to its
 block table and slots; vLLM's time has its hashes (sha256, its default) and not its tables. What is hit is
-compared. To make room, ours admits a prompt of 64 tokens, which has to evict; SGLang's tree evicts alone.
-Process CPU time.
+compared, and how much is evicted. SGLang's tree says which leaf goes and is told to let it go, as its cache
+does for each request. The sides take turns, because machines change their speed. Process CPU time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import os
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,22 +33,36 @@ from tempa.kv import KvManager
 
 OUT = Path(__file__).with_name("results") / "kv_peers.json"
 BLOCK, PROMPT, POOL = 16, 8192, 16384
+TURNS = 8
 COLD = "admit 8,192 new tokens and free them, pool full"
 HOT = "admit 8,192 known tokens"
 STEP = "a token for each of 256 sequences"
 INSERT = "look up and store 8,192 tokens"
-EVICT = "make room for 64 tokens below 20,000 leaves"
+EVICT = "evict 64 tokens below 20,000 leaves"
 Ids = NDArray[np.uint32]
 
 
-def timed(work: Callable[[Any], Any], items: Iterable[Any]) -> list[float]:
-    times = []
-    gc.collect()
-    for item in items:
-        start = time.process_time_ns()
-        work(item)
-        times.append((time.process_time_ns() - start) / 1e9)
-    return times
+class Side(NamedTuple):
+    """What is timed for each item, after what is not."""
+
+    work: Callable[[Any], Any]
+    items: Sequence[Any]
+    before: Callable[[Any], Any] = id
+
+
+def compare(name: str, sides: dict[str, Side]) -> None:
+    """Times all sides, which take turns."""
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(TURNS):
+        for side, (work, items, before) in sides.items():
+            gc.collect()
+            for item in items[turn * len(items) // TURNS : (turn + 1) * len(items) // TURNS]:
+                before(item)
+                start = time.process_time_ns()
+                work(item)
+                times[side].append((time.process_time_ns() - start) / 1e9)
+    for side, values in times.items():
+        keep(name, side, values)
 
 
 class Ours:
@@ -104,6 +118,37 @@ class Vllm:
         return request
 
 
+class SglangTree:
+    def __init__(self, path: str) -> None:
+        import torch
+
+        spec = importlib.util.spec_from_file_location("mem_cache", path)
+        assert spec is not None
+        assert spec.loader is not None
+        self.module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.module)
+        settings = self.module.TreeCoreInitParamsBinding(eviction_policy="lru", page_size=BLOCK, device="cpu")
+        self.core = self.module.RustUnifiedTreeCoreBinding(settings, [0])
+        self.slots = torch.arange(PROMPT)
+
+    def insert(self, key: array[int]) -> None:
+        self.core.match_prefix(self.module.MatchParamsBinding(key=key))
+        params = self.module.InsertParamsBinding(key=key, value=self.slots[: len(key)])
+        state = self.core.begin_insert(params)
+        while state.result is None:
+            state = self.core.resume_insert()
+        if self.core.has_ongoing_insert():
+            self.core.end_insert()
+
+    def evict(self, num_tokens: int) -> None:
+        self.core.evict_device_start(0, num_tokens)
+        num_freed = 0
+        while num_freed < num_tokens:
+            leaf = self.core.evict_device_next_node(0, {0: num_freed}).node_id
+            num_freed += self.core.evict_device_leaf(leaf).tracker[0]
+        self.core.evict_device_end(0)
+
+
 def prompts_of(count: int, length: int, seed: int = 0) -> list[Ids]:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 128000, length, np.uint32) for _ in range(count)]
@@ -111,101 +156,85 @@ def prompts_of(count: int, length: int, seed: int = 0) -> list[Ids]:
 
 def admissions(has_vllm: bool) -> None:
     """New prompts in a full pool, then one known prompt again and again."""
-    prompts = prompts_of(60, PROMPT)
+    prompts = prompts_of(34 + 10 * TURNS, PROMPT)
     ours = Ours()
-    for prompt in prompts[:34]:
+
+    def cold(prompt: Ids) -> None:
         ours.kv.free(ours.admit(prompt))
-    keep(COLD, "ours", timed(lambda prompt: ours.kv.free(ours.admit(prompt)), prompts[34:]))
-    live: list[NDArray[np.int64]] = []
-    hit = ours.kv.admit_flat(prompts[-1], np.array([0, PROMPT]))
-    ours.kv.free(hit.handles)
-    keep(HOT, "ours", timed(lambda prompt: live.append(ours.admit(prompt)), [prompts[-1]] * 100))
+
+    for prompt in prompts[:34]:
+        cold(prompt)
+    sides = {"ours": Side(cold, prompts[34:])}
     if has_vllm:
         theirs = Vllm()
         lists = [prompt.tolist() for prompt in prompts]
-        for prompt in lists[:34]:
+
+        def their_cold(prompt: list[int]) -> None:
             theirs.manager.free(theirs.admit(prompt))
-        keep(COLD, "vllm", timed(lambda prompt: theirs.manager.free(theirs.admit(prompt)), lists[34:]))
-        keep(HOT, "vllm", timed(theirs.admit, [lists[-1]] * 30))
-        # Both leave the last block; ours copies its beginning, so that one token is left.
-        assert theirs.num_cached == PROMPT - BLOCK
-        assert hit.num_cached.tolist() == [PROMPT - 1]
+
+        for known in lists[:34]:
+            their_cold(known)
+        sides["vllm"] = Side(their_cold, lists[34:])
+    compare(COLD, sides)
+    hit = ours.kv.admit_flat(prompts[-1], np.array([0, PROMPT]))
+    ours.kv.free(hit.handles)
+    sides["ours"] = Side(ours.admit, [prompts[-1]] * 100)
+    if has_vllm:
+        sides["vllm"] = Side(theirs.admit, [lists[-1]] * 100)
+    compare(HOT, sides)
+    # Both leave the last block; ours copies its beginning, so that one token is left.
+    assert hit.num_cached.tolist() == [PROMPT - 1]
+    assert not has_vllm or theirs.num_cached == PROMPT - BLOCK
 
 
 def steps(has_vllm: bool) -> None:
     """Decoding: one token a sequence, over many blocks."""
-    prompts, tokens = prompts_of(256, 512, seed=1), prompts_of(128, 256, seed=2)
+    prompts, tokens = prompts_of(256, 512, seed=1), prompts_of(16 * TURNS, 256, seed=2)
     ours = Ours(65536)
     handles = np.concatenate([ours.admit(prompt) for prompt in prompts])
     arrays = ours.tables, ours.slots, ours.lengths
-    keep(STEP, "ours", timed(lambda ids: ours.kv.step(handles, None, ids, *arrays), tokens))
+    sides = {"ours": Side(lambda ids: ours.kv.step(handles, None, ids, *arrays), tokens)}
+    if has_vllm:
+        theirs = Vllm(65536)
+        requests = [theirs.admit(prompt.tolist()) for prompt in prompts]
+
+        def told(ids: list[int]) -> None:
+            for request, token in zip(requests, ids, strict=True):
+                request.num_computed_tokens = request.num_tokens
+                request.append_output_token_ids(token)
+
+        def step(_: list[int]) -> None:
+            for request in requests:
+                theirs.manager.allocate_slots(request, 1)
+
+        sides["vllm"] = Side(step, [ids.tolist() for ids in tokens], told)
+    compare(STEP, sides)
     assert ours.lengths.tolist() == [512 + len(tokens)] * 256
-    if not has_vllm:
-        return
-    theirs = Vllm(65536)
-    requests = [theirs.admit(prompt.tolist()) for prompt in prompts]
-    for request in requests:
-        request.num_computed_tokens = request.num_tokens
-    times = []
-    for ids in tokens:
-        for request, token in zip(requests, ids.tolist(), strict=True):
-            request.append_output_token_ids(token)
-        times += timed(lambda _: [theirs.manager.allocate_slots(request, 1) for request in requests], [None])
-        for request in requests:
-            request.num_computed_tokens += 1
-    keep(STEP, "vllm", times)
 
 
 def trees(path: str | None) -> None:
     """Storing prompts, and evicting below many leaves."""
     prompts = prompts_of(60, PROMPT, seed=3)
-    ours = Ours(65536)
-    keep(INSERT, "ours", timed(lambda prompt: ours.kv.free(ours.admit(prompt)), prompts))
     shared, ends = prompts_of(1, 1024, seed=4)[0], prompts_of(20_000, 64, seed=5)
-    leaves = Ours(64 + 4 * len(ends))
+    ours, leaves = Ours(65536), Ours(64 + 4 * len(ends))
     for end in ends:
         leaves.kv.free(leaves.admit(np.concatenate([shared, end])))
     assert leaves.kv.num_available == [64 + 4 * len(ends)]
     assert leaves.kv.num_cached == leaves.kv.num_available
-    # Our eviction is part of taking blocks, so theirs is compared with all of that.
-    fresh = prompts_of(50, 64, seed=6)
-    keep(EVICT, "ours", timed(leaves.admit, fresh))
-    if path is None:
-        return
-    import torch
-
-    spec = importlib.util.spec_from_file_location("mem_cache", path)
-    assert spec is not None
-    assert spec.loader is not None
-    sglang = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sglang)
-
-    def tree() -> Any:
-        settings = sglang.TreeCoreInitParamsBinding(eviction_policy="lru", page_size=BLOCK, device="cpu")
-        return sglang.RustUnifiedTreeCoreBinding(settings, [0])
-
-    def insert(core: Any, key: array[int], value: Any) -> None:
-        core.match_prefix(sglang.MatchParamsBinding(key=key))
-        state = core.begin_insert(sglang.InsertParamsBinding(key=key, value=value))
-        while state.result is None:
-            state = core.resume_insert()
-        if core.has_ongoing_insert():
-            core.end_insert()
-
-    value, theirs = torch.arange(PROMPT), tree()
-    keys = [array("q", prompt.tolist()) for prompt in prompts]
-    keep(INSERT, "sglang", timed(lambda key: insert(theirs, key, value), keys))
-    theirs = tree()
-    for end in ends:
-        key = array("q", np.concatenate([shared, end]).tolist())
-        insert(theirs, key, torch.arange(len(key)))
-
-    def evict(_: None) -> None:
-        theirs.evict_device_start(0, 64)
-        theirs.evict_device_next_node(0, {0: 0})
-        theirs.evict_device_end(0)
-
-    keep(EVICT, "sglang", timed(evict, [None] * 50))
+    inserts = {"ours": Side(lambda prompt: ours.kv.free(ours.admit(prompt)), prompts)}
+    evictions = {"ours": Side(leaves.kv.evict, [64 // BLOCK] * 50)}
+    if path is not None:
+        tree = SglangTree(path)
+        keys = [array("q", prompt.tolist()) for prompt in prompts]
+        inserts["sglang"] = Side(tree.insert, keys)
+        their_leaves = SglangTree(path)
+        for end in ends:
+            their_leaves.insert(array("q", np.concatenate([shared, end]).tolist()))
+        evictions["sglang"] = Side(their_leaves.evict, [64] * 50)
+    compare(INSERT, inserts)
+    compare(EVICT, evictions)
+    assert leaves.kv.num_cached == [64 + 4 * (len(ends) - 50)]
+    assert path is None or their_leaves.core.evictable_size() == 1024 + 64 * (len(ends) - 50)
 
 
 def memory() -> None:
