@@ -32,6 +32,9 @@ struct Run {
 
 Run run;
 
+// By the bytes they are copies of, so that an argument given twice is one buffer. A run that fails leaves them behind.
+std::map<char*, std::unique_ptr<GuardedMemory>> buffers;
+
 const Kernel& kernel_named(const std::string& name) {
     const Kernel* kernel = kernels;
     while (kernel->name && kernel->name != name) ++kernel;
@@ -43,7 +46,7 @@ void run_kernel() {
     const Kernel& kernel = kernel_named(run.entry);
     if (run.num_arguments != kernel.num_arguments)
         fail(format("the kernel takes %zu arguments, but %zu came", kernel.num_arguments, run.num_arguments));
-    std::map<char*, std::unique_ptr<GuardedMemory>> buffers;  // an argument given twice is one buffer
+    buffers.clear();
     std::vector<void*> pointers(run.num_arguments), values(run.num_arguments);
     std::vector<TensorMap> maps(run.num_arguments);
     for (size_t i = 0; i < run.num_arguments; ++i) {
@@ -75,6 +78,7 @@ void run_kernel() {
         buffer->check_margins();
         memcpy(bytes, buffer->data(), buffer->size());
     }
+    buffers.clear();
 }
 
 // Offset of an instruction in this library; 0 if it lies elsewhere.

@@ -22,7 +22,7 @@ constexpr uint64_t AS_LONG_AS_OTHERS_GO_ON = ~0ull;
 struct Thread {
     Fiber fiber;
     bool is_done = false;
-    bool is_blocked = false;                     // until release()
+    bool is_blocked = false;                           // until release()
     const std::function<bool()>* condition = nullptr;  // or until it is met
     uint64_t lingers_until = 0;                        // or until this round
     Purpose purpose{};
