@@ -199,8 +199,10 @@ def test_functions_of_the_special_unit() -> None:
     x = torch.randn(64) * 3
     results = torch.full((3, 64), torch.nan)
     _primitive("functions", results, x, block=64)
-    # The CPU's own functions stand for them, so only their meaning is tested.
-    torch.testing.assert_close(results, torch.stack([x.exp2(), x.abs().log2(), x.tanh()]))
+    # The CPU's own functions stand for them; on a device the last one is the least exact, to 2^-11.
+    torch.testing.assert_close(
+        results, torch.stack([x.exp2(), x.abs().log2(), x.tanh()]), rtol=2**-10, atol=1e-6
+    )
 
 
 def test_warps_hand_over_at_named_barriers() -> None:

@@ -14,6 +14,8 @@ from tempa.ops import nvrtc
 KERNELS = FOLDER / "kernels"
 ELEMENTS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 BOX_BYTES = 16384 + 1024
+# Relative, for float32 sums of 640 products, which tensor cores truncate; a mistake makes 1e-2 at least.
+TOLERANCE = 1e-5
 
 
 class Corner(ctypes.Structure):
@@ -136,7 +138,8 @@ def test_a_warpgroup_multiplies_tiles_of_any_layout(tile_n, a_major, b_major, sw
         shared_bytes=64 << 10,
         defines=_product_defines(tile_n, a_major, b_major, swizzle, dtype),
     )
-    torch.testing.assert_close(c.double(), a.double() @ b.double(), rtol=1e-5, atol=1e-5)
+    # Tensor cores truncate where float32 sums of 64 products are rounded.
+    torch.testing.assert_close(c.double(), a.double() @ b.double(), rtol=1e-5, atol=5e-5)
 
 
 def _compiled(source: str, arch: str, defines: dict[str, str | int]) -> nvrtc.Binary:
@@ -206,7 +209,7 @@ def _gemm(timing: str = "mixed", seed: int = 0, **variant: str | int) -> float:
 )
 def test_a_product_of_specialised_warps_is_right_in_any_order(variant, timing) -> None:
     for seed in range(3):
-        assert _gemm(timing, seed, **variant) < 1e-6
+        assert _gemm(timing, seed, **variant) < TOLERANCE
 
 
 @pytest.mark.parametrize("bug", ["NO_WGMMA_WAIT", "RELEASED_TOO_SOON", "NO_EMPTY_WAIT", "NO_FULL_WAIT"])

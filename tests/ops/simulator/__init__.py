@@ -17,7 +17,7 @@ from torch import Tensor
 from simulator.build import FOLDER, CompileError, library, line_of
 from tempa.ops import nvrtc
 
-__all__ = ["FOLDER", "TIMINGS", "CompileError", "SimulationError", "TensorMap", "simulate"]
+__all__ = ["FOLDER", "TIMINGS", "Argument", "CompileError", "SimulationError", "TensorMap", "simulate"]
 
 TIMINGS = ("early", "late", "mixed")
 # Processor time after which a kernel is taken to be in an endless loop.
