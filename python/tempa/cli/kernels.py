@@ -87,7 +87,7 @@ def _variants(
     config: ModelConfig, dtype: torch.dtype
 ) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
     """What a model of this shape runs: a name, the source and its macros."""
-    from tempa.ops import glu_cuda, rms_norm_cuda
+    from tempa.ops import glu_cuda, rms_norm_cuda, rope_cuda
     from tempa.ops.cuda_tensors import pack_size
 
     # The residual stream is normalised with a gain, queries and keys without.
@@ -99,6 +99,10 @@ def _variants(
         function, gated = ("silu", True) if config.mlp == "swiglu" else ("relu2", False)
         vector = pack_size(config.mlp_width, dtype)
         yield f"{config.mlp}", (glu_cuda.SOURCE, glu_cuda.defines(dtype, vector, function, gated=gated))
+    if config.positions == "rope":
+        vector = max(2, pack_size(config.head_dim, dtype))
+        what = f"heads of {config.head_dim}"
+        yield what, (rope_cuda.SOURCE, rope_cuda.defines(dtype, config.head_dim, vector))
 
 
 def _list() -> None:

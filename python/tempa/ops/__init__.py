@@ -2,6 +2,7 @@
 
 from tempa.ops import glu_cuda as glu_cuda  # registers torch.ops.tempa.activation
 from tempa.ops import rms_norm_cuda as rms_norm_cuda  # registers torch.ops.tempa.rms_norm
+from tempa.ops import rope_cuda as rope_cuda  # registers torch.ops.tempa.rope and rope_to_cache
 from tempa.ops.activations import geglu, relu2, swiglu
 from tempa.ops.attention import AttentionSpec, LayerCache, attention
 from tempa.ops.linear_loss import linear_cross_entropy, linear_logp, softcap

@@ -58,6 +58,9 @@ def rope(x: Tensor, rotations: Tensor) -> Tensor:
     Returns:
         (T, H, D) in the dtype of `x`; the product is in float32 or wider.
     """
+    if x.device.type == "cuda" and rotations.dtype == torch.complex64:
+        fused: Tensor = torch.ops.tempa.rope(x, rotations, False)  # rope_cuda.py
+        return fused
     pairs = x.to(rotations.dtype.to_real()).reshape(*x.shape[:-1], -1, 2)
     turned = torch.view_as_complex(pairs) * rotations
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
