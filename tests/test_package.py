@@ -156,7 +156,7 @@ import pathlib, sys
 import tempa
 from tempa import cli
 assert pathlib.Path(tempa.__file__).is_relative_to(sys.argv[1]), tempa.__file__
-assert (pathlib.Path(tempa.__file__).parent / "cuda" / "rms_norm.cu").is_file()
+assert (pathlib.Path(tempa.__file__).parent / "cuda" / "norm.cu").is_file()
 import cuda.bindings.nvrtc  # not hidden by a folder of ours
 from tempa.ops import nvrtc
 raise SystemExit(cli.run(["--version"]))

@@ -11,8 +11,8 @@ def test_prewarm_fills_the_cache_list_shows_it_and_clear_empties_it(capsys) -> N
     compiled = capsys.readouterr().out.splitlines()
     assert len(set(compiled)) == len(compiled)
     assert {
-        "rms_norm.cu sm_90a bfloat16 width 32 without gain",
-        "rms_norm.cu sm_90a bfloat16 width 128",
+        "norm.cu sm_90a bfloat16 rms width 32 without gain",
+        "norm.cu sm_90a bfloat16 rms width 128",
         "glu.cu sm_90a bfloat16 relu2",
     } <= set(compiled)
     assert cli.run(["kernels", "list"]) == 0

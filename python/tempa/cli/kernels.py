@@ -87,14 +87,16 @@ def _variants(
     config: ModelConfig, dtype: torch.dtype
 ) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
     """What a model of this shape runs: a name, the source and its macros."""
-    from tempa.ops import glu_cuda, rms_norm_cuda, rope_cuda
+    from tempa.ops import glu_cuda, norm_cuda, rope_cuda
     from tempa.ops.cuda_tensors import pack_size
 
-    # The residual stream is normalised with a gain, queries and keys without.
-    for width, gain in ((config.width, True), (config.head_dim, False)):
-        shape = rms_norm_cuda.Shape.of(width, dtype)
-        what = f"width {width}{'' if gain else ' without gain'}"
-        yield what, (rms_norm_cuda.SOURCE, shape.defines(dtype, weighted=gain))
+    # The residual stream is normalised with a gain and perhaps a bias, queries and keys without.
+    centred = config.norm == "layer"
+    of_stream = norm_cuda.Kind(centred, weighted=True, biased=centred and config.bias)
+    for width, kind in ((config.width, of_stream), (config.head_dim, norm_cuda.Kind(weighted=False))):
+        shape = norm_cuda.Shape.of(width, dtype, biased=kind.biased)
+        what = f"{'layer' if kind.centred else 'rms'} width {width}{'' if kind.weighted else ' without gain'}"
+        yield what, (norm_cuda.SOURCE, shape.defines(dtype, kind))
     if config.mlp != "gelu":
         function, gated = ("silu", True) if config.mlp == "swiglu" else ("relu2", False)
         vector = pack_size(config.mlp_width, dtype)

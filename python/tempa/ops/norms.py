@@ -22,8 +22,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
     """
     if weight is not None and weight.dtype != x.dtype:
         weight = weight.to(x.dtype)
-    if x.device.type == "cuda" and x.dtype != torch.float64:
-        fused: Tensor = torch.ops.tempa.rms_norm(x, weight, eps)  # rms_norm_cuda.py
+    if _is_fused(x):
+        fused: Tensor = torch.ops.tempa.norm(x, weight, None, eps, False)  # norm_cuda.py
         return fused
     if x.device.type == "cpu" and torch.is_grad_enabled():
         out: Tensor = _RmsNorm.apply(x, weight, eps)
@@ -80,4 +80,42 @@ def _gradients(grad: Tensor, x: Tensor, scale: Tensor, weight: Tensor | None) ->
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """`(x - mean) / sqrt(variance + eps) * weight + bias`, eps under the root as in checkpoints (ch2 T9)."""
+    if _is_fused(x):
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        fused: Tensor = torch.ops.tempa.norm(x, weight, bias, eps, True)
+        return fused
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def add_rms_norm(
+    x: Tensor, residual: Tensor, weight: Tensor | None = None, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """`rms_norm(x + residual)` and the sum itself, which is what the residual stream goes on with.
+
+    >>> add_rms_norm(torch.tensor([2.0, -4.0]), torch.tensor([4.0, -4.0]))
+    (tensor([ 0.8485, -1.1314]), tensor([ 6., -8.]))
+    """
+    if _is_fused(x) and x.dtype == residual.dtype:
+        gain = None if weight is None else weight.to(x.dtype)
+        normed, total = torch.ops.tempa.add_norm(x, residual, gain, None, eps, False)
+    else:
+        total = x + residual
+        normed = rms_norm(total, weight, eps)
+    return normed, total
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """`layer_norm(x + residual)` and the sum itself, as `add_rms_norm`."""
+    if _is_fused(x) and x.dtype == residual.dtype:
+        shift = None if bias is None else bias.to(x.dtype)
+        normed, total = torch.ops.tempa.add_norm(x, residual, weight.to(x.dtype), shift, eps, True)
+    else:
+        total = x + residual
+        normed = layer_norm(total, weight, bias, eps)
+    return normed, total
+
+
+def _is_fused(x: Tensor) -> bool:
+    return x.device.type == "cuda" and x.dtype != torch.float64

@@ -35,6 +35,16 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
     return unit if weight is None else unit * weight
 
 
+def layer_norm(
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Deviations from the mean over the last dimension, by their root mean square."""
+    centred = x - x.mean(-1, keepdim=True)
+    unit = centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()
+    scaled = unit if weight is None else unit * weight
+    return scaled if bias is None else scaled + bias
+
+
 def rope(x: Tensor, positions: Tensor, theta: float = 10000.0) -> Tensor:
     """The rotation matrix of each pair, written out."""
     out = torch.empty_like(x)

@@ -1,12 +1,14 @@
-"""RMSNorm on the device against the float64 reference, with poisoned outputs."""
+"""RMSNorm and LayerNorm on the device against the float64 reference, with poisoned outputs."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from tempa.ops import rms_norm_cuda
-from tempa.ops.reference import rms_norm
+from tempa import ops
+from tempa.ops import norm_cuda
+from tempa.ops.norm_cuda import Kind
+from tempa.ops.reference import layer_norm, rms_norm
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,9 +38,11 @@ def test_forward_and_backward_equal_the_reference(num_rows, width, dtype, weight
     x, weight, dy = _tensors(num_rows, width, dtype)
     gain = weight if weighted else None
     y, dx = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
-    sums = x.new_full((rms_norm_cuda.num_blocks(x), width), torch.nan, dtype=torch.float32)
-    rms_norm_cuda.forward_into(y, x, gain, EPS)
-    rms_norm_cuda.backward_into(dx, sums if weighted else None, dy, x, gain, EPS)
+    sums = x.new_full(
+        (norm_cuda.num_blocks(x, Kind(weighted=weighted)), width), torch.nan, dtype=torch.float32
+    )
+    norm_cuda.forward_into(y, x, gain, None, EPS, centred=False)
+    norm_cuda.backward_into(dx, sums if weighted else None, None, dy, x, gain, EPS, centred=False)
 
     wide_x, wide_weight = x.double().requires_grad_(), weight.double().requires_grad_()
     expected = rms_norm(wide_x, wide_weight if weighted else None, EPS)
@@ -52,26 +56,53 @@ def test_forward_and_backward_equal_the_reference(num_rows, width, dtype, weight
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("centred", [True, False])
+def test_the_norm_of_a_sum_and_its_gradients_equal_the_reference(centred, width, dtype) -> None:
+    x, weight, dy = _tensors(333, width, dtype)
+    residual, dsum, bias = x.flip(0), dy.flip(0), weight.flip(0) if centred else None
+    y, total, dx = (torch.full_like(x, torch.nan) for _ in range(3))
+    norm_cuda.forward_into(y, x, weight, bias, EPS, centred=centred, residual=residual, total=total)
+    blocks = norm_cuda.num_blocks(x, Kind(centred, True, centred, True))
+    sums = [x.new_full((blocks, width), torch.nan, dtype=torch.float32) for _ in range(1 + centred)]
+    dweight, dbias = sums[0], sums[1] if centred else None
+    norm_cuda.backward_into(dx, dweight, dbias, dy, total, weight, EPS, centred=centred, dsum=dsum)
+
+    assert torch.equal(total, x + residual)
+    leaves = [total.double().requires_grad_(), weight.double().requires_grad_()]
+    if bias is not None:
+        leaves.append(bias.double().requires_grad_())
+    expected = layer_norm(*leaves, EPS) if centred else rms_norm(*leaves, EPS)
+    expected.backward(dy.double())
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(y.double(), expected.detach(), rtol=tolerance, atol=4 * tolerance)
+    if width > 1:
+        # One element is its own mean: its gradient is the difference of equal numbers, by eps.
+        gradient = leaves[0].grad + dsum
+        torch.testing.assert_close(dx.double(), gradient, rtol=tolerance, atol=32 * tolerance)
+    for part, leaf in zip(sums, leaves[1:], strict=True):
+        torch.testing.assert_close(part.sum(0).double(), leaf.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rows_that_start_off_a_pack_are_read_element_by_element(dtype) -> None:
     x, weight, _ = _tensors(5, 64, dtype)
     storage = torch.empty(x.numel() + 1, dtype=dtype, device="cuda")
     shifted = storage[1:].view_as(x).copy_(x)
-    torch.testing.assert_close(
-        torch.ops.tempa.rms_norm(shifted, weight, EPS), torch.ops.tempa.rms_norm(x, weight, EPS)
-    )
+    torch.testing.assert_close(ops.rms_norm(shifted, weight, EPS), ops.rms_norm(x, weight, EPS))
 
 
 def test_results_repeat_bit_for_bit() -> None:
     x, weight, dy = _tensors(5000, 1024, torch.bfloat16)
-    runs = [torch.ops.tempa.rms_norm_backward(dy, x, weight, EPS) for _ in range(3)]
-    for dx, dweight in runs[1:]:
+    runs = [torch.ops.tempa.norm_backward(dy, None, x, weight, EPS, False, False) for _ in range(3)]
+    for dx, dweight, _ in runs[1:]:
         assert torch.equal(dx, runs[0][0])
         assert torch.equal(dweight, runs[0][1])
 
 
 def test_no_rows_give_a_zero_weight_gradient() -> None:
     x, weight, dy = _tensors(0, 64, torch.float32)
-    dx, dweight = torch.ops.tempa.rms_norm_backward(dy, x, weight, EPS)
+    dx, dweight, _ = torch.ops.tempa.norm_backward(dy, None, x, weight, EPS, False, False)
     assert dx.shape == (0, 64)
     assert torch.equal(dweight, torch.zeros_like(weight))
 
@@ -79,16 +110,16 @@ def test_no_rows_give_a_zero_weight_gradient() -> None:
 def test_tensors_that_are_not_contiguous_or_differ_are_rejected() -> None:
     x, weight, _ = _tensors(4, 8, torch.float32)
     with pytest.raises(ValueError, match="not contiguous"):
-        rms_norm_cuda.forward_into(torch.empty_like(x), x.T.contiguous().T, weight, EPS)
+        norm_cuda.forward_into(torch.empty_like(x), x.T.contiguous().T, weight, None, EPS, centred=False)
     with pytest.raises(ValueError, match=r"float32 .* but got torch.float16"):
-        rms_norm_cuda.forward_into(torch.empty_like(x), x, weight.half(), EPS)
+        norm_cuda.forward_into(torch.empty_like(x), x, weight.half(), None, EPS, centred=False)
 
 
 def test_the_operator_passes_opcheck_and_takes_any_layout() -> None:
     x, weight, _ = _tensors(6, 16, torch.float32)
     for tensor in (x, x.T.contiguous().T, x[::2]):
-        arguments = (tensor.detach().requires_grad_(), weight.detach().requires_grad_(), EPS)
-        torch.library.opcheck(torch.ops.tempa.rms_norm.default, arguments)
+        arguments = (tensor.detach().requires_grad_(), weight.detach().requires_grad_(), None, EPS, False)
+        torch.library.opcheck(torch.ops.tempa.norm.default, arguments)
 
 
 def test_a_compiled_model_gives_the_same_values_and_gradients() -> None:
@@ -96,7 +127,7 @@ def test_a_compiled_model_gives_the_same_values_and_gradients() -> None:
     arguments = x.requires_grad_(), weight.requires_grad_()
 
     def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return torch.ops.tempa.rms_norm(x * 2, weight, EPS)
+        return ops.rms_norm(x * 2, weight, EPS)
 
     eager, compiled = norm(*arguments), torch.compile(norm, fullgraph=True)(*arguments)
     torch.testing.assert_close(compiled, eager)
@@ -110,6 +141,6 @@ def test_another_stream_is_respected() -> None:
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         late = x.clone().mul_(3)
-        y = torch.ops.tempa.rms_norm(late, weight, EPS)
+        y = ops.rms_norm(late, weight, EPS)
     torch.cuda.current_stream().wait_stream(stream)
-    torch.testing.assert_close(y, torch.ops.tempa.rms_norm(x * 3, weight, EPS))
+    torch.testing.assert_close(y, ops.rms_norm(x * 3, weight, EPS))
