@@ -87,7 +87,7 @@ def _variants(
     config: ModelConfig, dtype: torch.dtype
 ) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
     """What a model of this shape runs: a name, the source and its macros."""
-    from tempa.ops import glu_cuda, norm_cuda, rope_cuda
+    from tempa.ops import glu_cuda, norm_cuda, paged_cuda, rope_cuda
     from tempa.ops.cuda_tensors import pack_size
 
     # The residual stream is normalised with a gain and perhaps a bias, queries and keys without.
@@ -105,6 +105,13 @@ def _variants(
         vector = max(2, pack_size(config.head_dim, dtype))
         what = f"heads of {config.head_dim}"
         yield what, (rope_cuda.SOURCE, rope_cuda.defines(dtype, config.head_dim, vector))
+    if dtype in paged_cuda.ELEMENTS:
+        # Blocks as the engine makes them; the least shared memory of a supported device.
+        group = config.num_heads // config.num_kv_heads
+        paged = paged_cuda.Shape.of(config.head_dim, 16, group, dtype.itemsize, shared_bytes=99 << 10)
+        for row_warps in (1, 2, 4)[: paged.max_row_warps]:
+            macros = paged.defines(dtype, dtype, row_warps=row_warps, softcap=False, alibi=False)
+            yield f"heads of {config.head_dim}, {16 * row_warps} rows", (paged_cuda.SOURCE, macros)
 
 
 def _list() -> None:

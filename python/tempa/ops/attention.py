@@ -8,7 +8,7 @@ values are also written to a paged cache (prefill), and new tokens that attend t
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tempa import _core
+from tempa.ops import paged_cuda
 
 # A sequence joins a bucket if padding it to the bucket's length adds at most this share, or this many tokens:
 # one more call to the kernel costs about as much as a few padded tokens.
@@ -57,6 +58,7 @@ class AttentionSpec:
         lengths: (n,) int64, tokens of each sequence, the new ones included, or None for `packed`.
         starts: (n + 1,) int64, where the new tokens of each sequence start, for `paged`.
         block_size: Tokens per cache block, for `paged`.
+        plans: What kernels have worked out for this batch, by their own keys.
     """
 
     num_tokens: int
@@ -70,6 +72,7 @@ class AttentionSpec:
     lengths: Tensor | None = None
     starts: NDArray[np.int64] | None = None
     block_size: int = 0
+    plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def packed(
@@ -281,6 +284,8 @@ def _paged(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
             window=spec.window,
         )
         return torch.from_numpy(out)
+    if paged_cuda.is_supported(q, cache):
+        return paged_cuda.attend(q, spec, cache)
     return paged_by_gather(q, spec, cache)
 
 

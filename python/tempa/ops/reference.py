@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,42 @@ def activation(x: Tensor, function: str, *, gated: bool) -> Tensor:
     if function == "gelu":
         return gate * (1 + (gate / 2**0.5).erf()) / 2 * up
     return gate.clamp(min=0).square() * up
+
+
+def paged_attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tables: Tensor,
+    lengths: Tensor,
+    starts: Tensor,
+    *,
+    window: int | None = None,
+    sinks: int = 0,
+    softcap: float | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """Each new token by itself, its keys and values gathered from blocks of (Hkv, size, D)."""
+    out = torch.empty_like(q)
+    group, size = q.shape[1] // keys.shape[1], keys.shape[2]
+    for i, (start, stop) in enumerate(itertools.pairwise(starts.tolist())):
+        for token in range(start, stop):
+            position = int(lengths[i]) - stop + token
+            place = torch.arange(position + 1, device=q.device)
+            if window is not None:
+                place = place[(place > position - window) | (place < sinks)]
+            blocks = tables[i, place // size].long()
+            k, v = (
+                pool[blocks, :, place % size].repeat_interleave(group, dim=1).to(q.dtype)
+                for pool in (keys, values)
+            )
+            scores = torch.einsum("hd,jhd->hj", q[token], k) / q.shape[-1] ** 0.5
+            if softcap is not None:
+                scores = softcap * (scores / softcap).tanh()
+            if slopes is not None:
+                scores = scores - slopes[:, None].to(q.dtype) * (position - place)
+            out[token] = torch.einsum("hj,jhd->hd", scores.softmax(-1), v)
+    return out
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
