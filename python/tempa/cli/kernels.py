@@ -87,7 +87,7 @@ def _variants(
     config: ModelConfig, dtype: torch.dtype
 ) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
     """What a model of this shape runs: a name, the source and its macros."""
-    from tempa.ops import glu_cuda, norm_cuda, paged_cuda, rope_cuda
+    from tempa.ops import glu_cuda, linear_loss_cuda, norm_cuda, paged_cuda, rope_cuda
     from tempa.ops.cuda_tensors import pack_size
 
     # The residual stream is normalised with a gain and perhaps a bias, queries and keys without.
@@ -112,6 +112,10 @@ def _variants(
         for row_warps in (1, 2, 4)[: paged.max_row_warps]:
             macros = paged.defines(dtype, dtype, row_warps=row_warps, softcap=False, alibi=False)
             yield f"heads of {config.head_dim}, {16 * row_warps} rows", (paged_cuda.SOURCE, macros)
+    if dtype in linear_loss_cuda.DTYPES:
+        capped = config.softcap is not None
+        what = f"logits{' with a cap' if capped else ''}"
+        yield what, (linear_loss_cuda.SOURCE, linear_loss_cuda.defines(dtype, capped=capped))
 
 
 def _list() -> None:

@@ -1,6 +1,7 @@
 """Fused operations: one signature each, several backends, references in `tempa.ops.reference`."""
 
 from tempa.ops import glu_cuda as glu_cuda  # registers torch.ops.tempa.activation
+from tempa.ops import linear_loss_cuda as linear_loss_cuda  # registers torch.ops.tempa.linear_logp
 from tempa.ops import norm_cuda as norm_cuda  # registers torch.ops.tempa.norm and add_norm
 from tempa.ops import rope_cuda as rope_cuda  # registers torch.ops.tempa.rope and rope_to_cache
 from tempa.ops.activations import geglu, relu2, swiglu

@@ -2,7 +2,7 @@
 
 Both functions work on chunks of tokens, in float32 from the logits on. `linear_cross_entropy` finds the
 gradient in the same pass, so no logits are kept; `linear_logp` computes them again in its backward, because
-what multiplies its gradient is not known before.
+what multiplies its gradient is not known before. On CUDA in 16 bits, both are kernels (`linear_loss_cuda`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tempa.ops import linear_loss_cuda
 
 # Logits per chunk: few enough to stay in the cache of a CPU between the passes over them.
 CHUNK_LOGITS = 1 << 21
@@ -48,8 +50,11 @@ def linear_cross_entropy(
     if len(chosen) < len(weights):
         hidden, targets, weights = hidden[chosen], targets[chosen], weights[chosen]
     hidden, weight = _cast(hidden, weight)
-    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, weights, softcap)
+    if linear_loss_cuda.supports(hidden, weight):
+        logps, _ = torch.ops.tempa.linear_logp(hidden, weight, targets, 1.0, softcap)
+        loss: Tensor = -torch.dot(logps, weights)
+    elif torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+        loss = _LinearCrossEntropy.apply(hidden, weight, targets, weights, softcap)
     else:
         logps = _chunked_logps(hidden, weight, targets, 1.0, softcap)
         loss = -torch.dot(logps, weights.to(logps.dtype))
@@ -74,6 +79,9 @@ def linear_logp(
     if temperature <= 0:
         raise ValueError(f"temperature must be positive to score, got {temperature}")
     hidden, weight = _cast(hidden, weight)
+    if linear_loss_cuda.supports(hidden, weight):
+        fused: Tensor = torch.ops.tempa.linear_logp(hidden, weight, targets, temperature, softcap)[0]
+        return fused
     if not (torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)):
         return _chunked_logps(hidden, weight, targets, temperature, softcap)
     if len(targets) * len(weight) <= KEPT_LOGITS:
