@@ -77,17 +77,24 @@ def _prewarm(options: PrewarmConfig) -> None:
         for name in options.dtypes:
             # Presets share sizes; each is compiled once.
             for what, (source, defines) in {
-                k: v for c in configs for k, v in _variants(c, known[name])
+                k: v for c in configs for k, v in _variants(c, known[name], arch)
             }.items():
                 nvrtc.compile_source(source, arch=arch, defines=defines)
                 print(f"{source} {arch} {name} {what}")
 
 
 def _variants(
-    config: ModelConfig, dtype: torch.dtype
+    config: ModelConfig, dtype: torch.dtype, arch: str
 ) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
     """What a model of this shape runs: a name, the source and its macros."""
-    from tempa.ops import glu_cuda, linear_loss_cuda, norm_cuda, paged_cuda, rope_cuda
+    from tempa.ops import (
+        attention_kernels,
+        glu_cuda,
+        linear_loss_cuda,
+        norm_cuda,
+        paged_cuda,
+        rope_cuda,
+    )
     from tempa.ops.cuda_tensors import pack_size
 
     # The residual stream is normalised with a gain and perhaps a bias, queries and keys without.
@@ -116,6 +123,11 @@ def _variants(
         capped = config.softcap is not None
         what = f"logits{' with a cap' if capped else ''}"
         yield what, (linear_loss_cuda.SOURCE, linear_loss_cuda.defines(dtype, capped=capped))
+    if attention_kernels.is_supported(config.head_dim, dtype):
+        limit = attention_kernels.shared_limit(arch)
+        for kernel in attention_kernels.KERNELS:
+            defines = attention_kernels.defines(kernel.shape(config.head_dim, limit), config.head_dim, dtype)
+            yield f"{kernel.entry}, heads of {config.head_dim}", (kernel.source, defines)
 
 
 def _list() -> None:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tempa import _core
-from tempa.ops import paged_cuda
+from tempa.ops import attention_cuda as attention_cuda  # registers torch.ops.tempa.attention
+from tempa.ops import attention_kernels, paged_cuda
 
 # A sequence joins a bucket if padding it to the bucket's length adds at most this share, or this many tokens:
 # one more call to the kernel costs about as much as a few padded tokens.
@@ -58,6 +59,7 @@ class AttentionSpec:
         lengths: (n,) int64, tokens of each sequence, the new ones included, or None for `packed`.
         starts: (n + 1,) int64, where the new tokens of each sequence start, for `paged`.
         block_size: Tokens per cache block, for `paged`.
+        cu_seqlens: (n + 1,) int32, the boundaries given to `packed`, as kernels read them.
         plans: What kernels have worked out for this batch, by their own keys.
     """
 
@@ -72,6 +74,7 @@ class AttentionSpec:
     lengths: Tensor | None = None
     starts: NDArray[np.int64] | None = None
     block_size: int = 0
+    cu_seqlens: Tensor | None = None
     plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -93,7 +96,7 @@ class AttentionSpec:
         num_tokens, longest = int(bounds[-1]), int(lengths.max(initial=0))
         if num_tokens == longest * len(lengths):
             buckets = ((len(lengths), longest),) if num_tokens else ()
-            return cls(num_tokens, longest, window, buckets, slots=slots)
+            return cls(num_tokens, longest, window, buckets, slots=slots, cu_seqlens=cu_seqlens.int())
         order = np.argsort(-lengths, kind="stable")
         order = order[: np.count_nonzero(lengths)]
         bucket_list, places = [], []
@@ -117,6 +120,7 @@ class AttentionSpec:
             torch.from_numpy(spread).to(device),
             torch.from_numpy(collect).to(device),
             slots,
+            cu_seqlens=cu_seqlens.int(),
         )
 
     @classmethod
@@ -242,6 +246,8 @@ def attention(
 def _packed(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
     if not spec.num_tokens:
         return torch.zeros_like(q)
+    if q.device.type == "cuda" and attention_kernels.is_supported(q.shape[-1], q.dtype):
+        return _fused(q, k, v, spec)
     if spec.spread is None or spec.collect is None:
         ((count, length),) = spec.buckets
         return _dense(q, k, v, count, length, spec.window)
@@ -251,6 +257,15 @@ def _packed(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
     out = torch.cat([_dense(q, k, v, count, length, spec.window) for q, k, v, (count, length) in parts])
     collected: Tensor = _Collect.apply(out, spec.collect)
     return collected
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
+    if len(q) != spec.num_tokens:
+        raise ValueError(f"the spec is for {spec.num_tokens} tokens, got {len(q)} queries")
+    left = None if spec.window is None else spec.window - 1
+    bounds = spec.cu_seqlens
+    out: Tensor = torch.ops.tempa.attention(q, k, v, bounds, bounds, None, None, None, left, 0)[0]
+    return out
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, count: int, length: int, window: int | None) -> Tensor:

@@ -234,7 +234,7 @@ def load(
 def launch(
     handle: int,
     *arguments: Any,
-    grid: int,
+    grid: int | tuple[int, int, int],
     block: tuple[int, int],
     device: torch.device,
     shared_bytes: int = 0,
@@ -244,7 +244,7 @@ def launch(
     Args:
         handle: From `load`.
         arguments: Tensors on the device, None for a missing one, and ctypes numbers of the declared width.
-        grid: Blocks.
+        grid: Blocks, or blocks in x, y and z.
         block: Threads of a block, x and y.
         device: The device of every tensor.
         shared_bytes: Dynamic shared memory of a block.
@@ -253,13 +253,14 @@ def launch(
     from cuda.bindings import driver
 
     values = tuple(_argument(argument) for argument in arguments)
+    x, y, z = (grid, 1, 1) if isinstance(grid, int) else grid
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream(device).cuda_stream
         if not int(_checked(driver.cuCtxGetCurrent())[0]):
             # A new thread, such as autograd's, has no context until the runtime is first used in it.
             torch.cuda.synchronize(device)
         parameters = tuple(value for value, _ in values), tuple(kind for _, kind in values)
-        _checked(driver.cuLaunchKernel(handle, grid, 1, 1, *block, 1, shared_bytes, stream, parameters, 0))
+        _checked(driver.cuLaunchKernel(handle, x, y, z, *block, 1, shared_bytes, stream, parameters, 0))
 
 
 def _argument(argument: Any) -> tuple[Any, Any]:

@@ -9,16 +9,79 @@ from torch import Tensor
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int | None = None) -> Tensor:
-    """All pairs of tokens, then a mask: same sequence, not later, not out of the window."""
-    place = torch.arange(len(q))
-    sequence = torch.searchsorted(cu_seqlens[1:].contiguous(), place, right=True)
-    seen = (sequence[:, None] == sequence) & (place[:, None] >= place)
-    if window is not None:
-        seen &= place[:, None] - place < window
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    scores = torch.einsum("ihd,jhd->hij", q, k) / q.shape[-1] ** 0.5
-    return torch.einsum("hij,jhd->ihd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
+    """Causal attention of packed sequences; `window` counts the query itself."""
+    left = None if window is None else window - 1
+    return packed_attention(q, k, v, cu_seqlens, cu_seqlens, left=left, right=0)[0]
+
+
+def packed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    scale: float | None = None,
+    left: int | None = None,
+    right: int | None = None,
+    softcap: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """All pairs of tokens, then a mask: same sequence, at most `left` places before and `right` behind.
+
+    The last query and the last key of a sequence stand at the same place. Tokens behind the last sequence see
+    nothing. A sink is a score without a value.
+
+    Returns:
+        The result (Tq, H, D), 0 where a query sees nothing, and the logarithm of the sum of e^score (H, Tq).
+    """
+    scores, _ = packed_scores(q, k, cu_seqlens_q, cu_seqlens_k, alibi_slopes, scale, left, right, softcap)
+    every = scores
+    if sinks is not None:
+        every = torch.cat([scores, sinks[:, None, None].to(scores).expand(-1, len(q), 1)], dim=-1)
+    lse = every.logsumexp(-1)
+    weights = (scores - lse.masked_fill(lse.isneginf(), 0)[..., None]).exp()
+    return torch.einsum("hij,jhd->ihd", weights, v.repeat_interleave(q.shape[1] // k.shape[1], dim=1)), lse
+
+
+def packed_scores(
+    q: Tensor,
+    k: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    alibi_slopes: Tensor | None = None,
+    scale: float | None = None,
+    left: int | None = None,
+    right: int | None = None,
+    softcap: float = 0.0,
+) -> tuple[Tensor, Tensor | float]:
+    """(H, Tq, Tk) masked scores of `packed_attention`, and their derivative by the product of q and k."""
+    query, num_queries, query_place = _places(len(q), cu_seqlens_q)
+    key, num_keys, key_place = _places(len(k), cu_seqlens_k)
+    query_place = query_place + (num_keys - num_queries)[query]
+    distance = key_place - query_place[:, None]  # (Tq, Tk)
+    seen = (query[:, None] == key) & (key < len(num_keys) - 1)
+    if left is not None:
+        seen &= distance >= -left
+    if right is not None:
+        seen &= distance <= right
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.einsum("ihd,jhd->hij", q, k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)) * scale
+    derivative: Tensor | float = scale
+    if softcap:
+        tanh = (scores / softcap).tanh()
+        scores, derivative = softcap * tanh, scale * (1 - tanh.square())
+    if alibi_slopes is not None:
+        scores = scores - alibi_slopes[:, None, None].to(scores) * distance.abs()
+    return scores.masked_fill(~seen, -torch.inf), derivative
+
+
+def _places(num_tokens: int, cu_seqlens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sequence of each token, the length of each and of the rest, the place of each token in its own."""
+    token = torch.arange(num_tokens, device=cu_seqlens.device)
+    sequence = torch.searchsorted(cu_seqlens[1:].contiguous(), token, right=True)
+    ends = torch.cat([cu_seqlens[1:], cu_seqlens.new_tensor([num_tokens])])
+    return sequence, ends - cu_seqlens, token - cu_seqlens[sequence]
 
 
 def activation(x: Tensor, function: str, *, gated: bool) -> Tensor:

@@ -1,0 +1,384 @@
+"""How the kernels of `cuda/attention*.cu` are compiled and launched for a batch, and what they accept.
+
+A `Problem` checks its tensors on any device and describes each launch as a `Call`, so tests run the same
+calls by the simulator.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tempa._core import TempaError
+from tempa.ops import nvrtc
+
+ELEMENTS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+MAX_HEAD_DIM = 256
+# What one thread moves at a time, and only from addresses that are a multiple of it.
+CHUNK_BYTES = 16
+CHUNK = 8
+# Places of tokens, and sums of one with a window, are 32 bits wide.
+MAX_TOKENS = 2**29
+WHOLE = 2**30
+# Shared memory that a block can have: on every device since sm_80, and on those with more.
+SMALLEST_SHARED_BYTES = 99 << 10
+SHARED_BYTES = {"80": 163 << 10, "87": 163 << 10, "90": 227 << 10, "100": 227 << 10, "103": 227 << 10}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a block works; the names are the macros of `attention.cuh` in lower case.
+
+    Attributes:
+        warps: Warps of a block.
+        tiles: Tiles of 16 rows that a warp has.
+        step: Rows of the other side that a block takes at a time.
+    """
+
+    warps: int
+    tiles: int
+    step: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of a block."""
+        return self.warps * self.tiles * 16
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An entry point, and the shapes it is compiled in.
+
+    Attributes:
+        source: File in `cuda/`.
+        entry: Name of the function.
+        row_tensors: Tiles of a block's rows in shared memory.
+        step_tensors: Tiles of the other side.
+        step_bytes: What a block keeps of each row of the other side besides.
+        shapes: For head dimensions up to each key, the shapes to choose from: the first that fits the device.
+    """
+
+    source: str
+    entry: str
+    row_tensors: int
+    step_tensors: int
+    step_bytes: int
+    shapes: dict[int, tuple[Shape, ...]]
+
+    def shared_bytes(self, shape: Shape, head_dim: int) -> int:
+        """Dynamic shared memory of a block."""
+        grain = 16 if head_dim <= 128 else 32
+        pitch = (-(-head_dim // grain) * grain + CHUNK) * 2
+        rows = self.row_tensors * shape.rows + self.step_tensors * shape.step
+        return rows * pitch + shape.step * self.step_bytes
+
+    def shape(self, head_dim: int, shared_limit: int = SMALLEST_SHARED_BYTES) -> Shape:
+        """The shape for heads of `head_dim` elements on a device with so much shared memory for a block."""
+        shapes = next(shapes for most, shapes in self.shapes.items() if head_dim <= most)
+        for shape in shapes:
+            if self.shared_bytes(shape, head_dim) <= shared_limit:
+                return shape
+        raise TempaError(f"attention on CUDA: {shared_limit} bytes of shared memory for a block are too few")
+
+
+# The largest that need no spills on any architecture and leave room for two blocks a multiprocessor.
+FORWARD = Kernel(
+    "attention_forward.cu",
+    "attention_forward",
+    *(1, 2, 0),
+    {64: (Shape(4, 2, 64),), 128: (Shape(4, 2, 48),), 256: (Shape(4, 1, 64),)},
+)
+BACKWARD_QUERIES = Kernel(
+    "attention_backward_queries.cu",
+    "attention_backward_queries",
+    *(2, 4, 0),
+    {64: (Shape(4, 2, 32),), 128: (Shape(4, 1, 32),), 256: (Shape(4, 1, 32), Shape(4, 1, 16))},
+)
+BACKWARD_KEYS = Kernel(
+    "attention_backward_keys.cu",
+    "attention_backward_keys",
+    *(2, 4, 16),
+    {64: (Shape(4, 1, 64),), 128: (Shape(4, 1, 32),), 256: (Shape(4, 1, 32), Shape(2, 1, 16))},
+)
+KERNELS = (FORWARD, BACKWARD_QUERIES, BACKWARD_KEYS)
+BACKWARD_ROWS = "attention_backward_rows"  # in the source of BACKWARD_QUERIES, and with its shape
+ROWS_BLOCKS = 4096
+
+
+def shared_limit(arch: str) -> int:
+    """Shared memory that a block can have on an architecture such as sm_90a."""
+    return SHARED_BYTES.get(arch.removeprefix("sm_").rstrip("af"), SMALLEST_SHARED_BYTES)
+
+
+def defines(
+    shape: Shape, head_dim: int, dtype: torch.dtype, *, has_softcap: bool = False, has_alibi: bool = False
+) -> dict[str, str | int]:
+    """The macros that a kernel is compiled with."""
+    macros = {name.upper(): value for name, value in asdict(shape).items()}
+    features = {"SOFTCAP": int(has_softcap), "ALIBI": int(has_alibi)}
+    return {"ELEMENT": ELEMENTS[dtype], "HEAD_DIM": head_dim, **features, **macros}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One launch of a kernel."""
+
+    source: str
+    entry: str
+    arguments: tuple[Any, ...]
+    grid: tuple[int, int, int]
+    num_threads: int
+    shared_bytes: int
+    defines: tuple[tuple[str, str | int], ...]
+
+    def launch(self, device: torch.device) -> None:
+        """Start it on torch's current stream."""
+        nvrtc.launch(
+            _loaded(self.source, self.entry, device, self.defines, self.shared_bytes),
+            *self.arguments,
+            grid=self.grid,
+            block=(self.num_threads, 1),
+            device=device,
+            shared_bytes=self.shared_bytes,
+        )
+
+
+@functools.cache
+def _loaded(
+    source: str,
+    entry: str,
+    device: torch.device,
+    macros: tuple[tuple[str, str | int], ...],
+    shared_bytes: int,
+) -> int:
+    return nvrtc.load(source, entry, device, dict(macros), shared_bytes=shared_bytes)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is attended to, checked once; the tensors may be on any device.
+
+    Attributes:
+        q: (Tq, H, D) bfloat16 or float16.
+        k: (Tk, Hkv, D); query head h reads key head `h // (H // Hkv)`.
+        v: (Tk, Hkv, D).
+        cu_seqlens_q: (n + 1,) int32, where the queries of each sequence start, ascending from 0 to Tq.
+        cu_seqlens_k: (n + 1,) int32, the same for keys.
+        alibi_slopes: (H,) float32: a score falls by the slope for each place between query and key.
+        sinks: (H,) float32: one more score of each head, without a value.
+        scale: Factor of products, `D ** -0.5` when None.
+        left: Keys before its own place that a query sees; all when None.
+        right: Keys behind its own place that a query sees: 0 is causal, None is all.
+        softcap: Bound of scores, by tanh; none when 0.
+
+    Raises:
+        ValueError: If a tensor has a shape, dtype, device or layout that the kernels do not take.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor
+    alibi_slopes: Tensor | None = None
+    sinks: Tensor | None = None
+    scale: float | None = None
+    left: int | None = None
+    right: int | None = None
+    softcap: float = 0.0
+
+    def __post_init__(self) -> None:
+        q, k, v = self.q, self.k, self.v
+        if q.dtype not in ELEMENTS:
+            raise ValueError(f"attention on CUDA: bfloat16 or float16 is needed, got {q.dtype}")
+        if any(x.dim() != 3 for x in (q, k, v)) or k.shape != v.shape or q.shape[2] != k.shape[2]:
+            shapes = [tuple(x.shape) for x in (q, k, v)]
+            raise ValueError(f"attention on CUDA: (Tq, H, D) and twice (Tk, Hkv, D) are needed, got {shapes}")
+        if not 0 < q.shape[2] <= MAX_HEAD_DIM or q.shape[2] % CHUNK:
+            raise ValueError(
+                f"attention on CUDA: heads of a multiple of {CHUNK} up to {MAX_HEAD_DIM} elements are "
+                f"needed, got {q.shape[2]}"
+            )
+        if not k.shape[1] or q.shape[1] % k.shape[1]:
+            raise ValueError(
+                f"attention on CUDA: {k.shape[1]} key heads do not divide {q.shape[1]} query heads"
+            )
+        for name, x in (("q", q), ("k", k), ("v", v)):
+            self._check(name, x, q.dtype)
+            if not is_readable(x):
+                raise ValueError(
+                    f"attention on CUDA: {name} must start at a multiple of {CHUNK_BYTES} bytes and have "
+                    f"strides that are multiples of {CHUNK} elements, the last 1; got {x.stride()} at "
+                    f"{x.data_ptr():#x}"
+                )
+            if len(x) > MAX_TOKENS:
+                raise ValueError(f"attention on CUDA: {len(x)} tokens exceed {MAX_TOKENS}")
+        for name, bounds in (("cu_seqlens_q", self.cu_seqlens_q), ("cu_seqlens_k", self.cu_seqlens_k)):
+            self._check(name, bounds, torch.int32)
+            if bounds.dim() != 1 or not len(bounds) or len(bounds) != len(self.cu_seqlens_q):
+                raise ValueError(
+                    "attention on CUDA: cu_seqlens_q and cu_seqlens_k need the same length, at least 1, got "
+                    f"{tuple(self.cu_seqlens_q.shape)} and {tuple(self.cu_seqlens_k.shape)}"
+                )
+        for name, per_head in (("alibi_slopes", self.alibi_slopes), ("sinks", self.sinks)):
+            if per_head is not None:
+                self._check(name, per_head, torch.float32)
+                if per_head.shape != q.shape[1:2]:
+                    raise ValueError(
+                        f"attention on CUDA: {name} must be ({q.shape[1]},), got {tuple(per_head.shape)}"
+                    )
+        if self.scale is not None and not self.scale > 0:
+            raise ValueError(f"attention on CUDA: scale must be positive, got {self.scale}")
+        if not self.softcap >= 0:
+            raise ValueError(f"attention on CUDA: softcap must be 0 or positive, got {self.softcap}")
+        for name, reach in (("left", self.left), ("right", self.right)):
+            if reach is not None and reach < 0:
+                raise ValueError(f"attention on CUDA: {name} must be 0 or positive, got {reach}")
+
+    def _check(self, name: str, x: Tensor, dtype: torch.dtype) -> None:
+        if x.dtype != dtype or x.device != self.q.device:
+            raise ValueError(
+                f"attention on CUDA: {name} must be {dtype} on {self.q.device}, got {x.dtype} on {x.device}"
+            )
+        if x.dim() != 3 and not x.is_contiguous():
+            raise ValueError(f"attention on CUDA: {name} is not contiguous")
+
+    def forward(self, out: Tensor, lse: Tensor, *, shared_limit: int = SMALLEST_SHARED_BYTES) -> list[Call]:
+        """Write the result to out (Tq, H, D) and the logarithms of sums to lse (H, Tq) float32."""
+        self._check_result("out", out, self.q.shape, self.q.dtype)
+        self._check_result("lse", lse, self._row_shape, torch.float32)
+        if not len(self.q):
+            return []
+        inputs = (self.q, self.k, self.v, self.cu_seqlens_q, self.cu_seqlens_k)
+        tensors = (out, lse, *inputs, self.alibi_slopes, self.sinks)
+        return [self._call(FORWARD, tensors, (len(self.q),), self.q.shape[:2], shared_limit)]
+
+    def backward(
+        self,
+        dq: Tensor,
+        dk: Tensor,
+        dv: Tensor,
+        rows: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        dout: Tensor,
+        dlse: Tensor | None,
+        *,
+        shared_limit: int = SMALLEST_SHARED_BYTES,
+    ) -> list[Call]:
+        """Write the gradients of q, k and v to dq, dk and dv.
+
+        Args:
+            dq: (Tq, H, D).
+            dk: (Tk, Hkv, D).
+            dv: (Tk, Hkv, D).
+            rows: (H, Tq, 2) float32, gets each row's lse / ln 2 and dout . out - dlse.
+            out: As `forward` wrote it.
+            lse: As `forward` wrote it.
+            dout: (Tq, H, D), the gradient of out.
+            dlse: (H, Tq) float32, the gradient of lse, if there is one.
+            shared_limit: Shared memory that a block may have.
+        """
+        dtype = self.q.dtype
+        for name, x in (("dq", dq), ("out", out), ("dout", dout)):
+            self._check_result(name, x, self.q.shape, dtype)
+        for name, x in (("dk", dk), ("dv", dv)):
+            self._check_result(name, x, self.k.shape, dtype)
+        self._check_result("lse", lse, self._row_shape, torch.float32)
+        if dlse is not None:
+            self._check_result("dlse", dlse, self._row_shape, torch.float32)
+        self._check_result("rows", rows, (*self._row_shape, 2), torch.float32)
+        calls = []
+        bounds = (self.cu_seqlens_q, self.cu_seqlens_k, self.alibi_slopes)
+        inputs = (rows, dout, self.q, self.k, self.v, *bounds)
+        if len(self.q):
+            shape = BACKWARD_QUERIES.shape(self.q.shape[2], shared_limit)
+            rows_call = Call(
+                BACKWARD_QUERIES.source,
+                BACKWARD_ROWS,
+                (rows, out, dout, lse, dlse, ctypes.c_int(len(self.q)), ctypes.c_int(self.q.shape[1])),
+                (min(-(-self.q.shape[0] * self.q.shape[1] // 4), ROWS_BLOCKS), 1, 1),
+                shape.warps * 32,
+                0,
+                tuple(self._defines(shape).items()),
+            )
+            calls = [
+                rows_call,
+                self._call(BACKWARD_QUERIES, (dq, *inputs), (len(self.q),), self.q.shape[:2], shared_limit),
+            ]
+        if len(self.k):
+            sizes = (len(self.q), len(self.k))
+            calls.append(self._call(BACKWARD_KEYS, (dk, dv, *inputs), sizes, self.k.shape[:2], shared_limit))
+        return calls
+
+    @property
+    def _row_shape(self) -> tuple[int, int]:
+        return self.q.shape[1], self.q.shape[0]
+
+    def _check_result(self, name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self._check(name, x, dtype)
+        if tuple(x.shape) != tuple(shape) or not x.is_contiguous() or x.data_ptr() % CHUNK_BYTES:
+            raise ValueError(
+                f"attention on CUDA: {name} must be {tuple(shape)}, contiguous and start at a multiple of "
+                f"{CHUNK_BYTES} bytes, got {tuple(x.shape)} with strides {x.stride()} at {x.data_ptr():#x}"
+            )
+
+    def _defines(self, shape: Shape) -> dict[str, str | int]:
+        has_alibi = self.alibi_slopes is not None
+        return defines(
+            shape, self.q.shape[2], self.q.dtype, has_softcap=self.softcap > 0, has_alibi=has_alibi
+        )
+
+    def _call(
+        self,
+        kernel: Kernel,
+        tensors: tuple[Tensor | None, ...],
+        sizes: tuple[int, ...],
+        grid_of: tuple[int, ...],
+        shared_limit: int,
+    ) -> Call:
+        """One block for each tile of (tokens, heads) = `grid_of`; some have no rows (`sequence_of`)."""
+        head_dim, num_sequences = self.q.shape[2], len(self.cu_seqlens_q) - 1
+        shape = kernel.shape(head_dim, shared_limit)
+        strides = [stride for x in (self.q, self.k, self.v) for stride in _strides(x)]
+        reach = [WHOLE if reach is None else min(reach, WHOLE) for reach in (self.left, self.right)]
+        scale = head_dim**-0.5 if self.scale is None else self.scale
+        integers = [num_sequences, *sizes, self.q.shape[1] // self.k.shape[1], *strides]
+        slices = 2 if kernel is BACKWARD_KEYS and head_dim > 128 else 1
+        return Call(
+            kernel.source,
+            kernel.entry,
+            (
+                *tensors,
+                *map(ctypes.c_int, integers),
+                ctypes.c_float(scale),
+                ctypes.c_float(self.softcap),
+                *map(ctypes.c_int, reach),
+            ),
+            (grid_of[0] // shape.rows + num_sequences + 1, grid_of[1], slices),
+            shape.warps * 32,
+            kernel.shared_bytes(shape, head_dim),
+            tuple(self._defines(shape).items()),
+        )
+
+
+def _strides(x: Tensor) -> tuple[int, int]:
+    """From token to token and from head to head; that of a dimension with one place is never used."""
+    return x.stride(0) if x.shape[0] > 1 else 0, x.stride(1) if x.shape[1] > 1 else 0
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether the kernels can read a tensor (T, H, D) where it lies."""
+    strides = _strides(x)
+    aligned = all(stride % CHUNK == 0 and 0 <= stride < 2**31 for stride in strides)
+    return aligned and x.stride(2) == 1 and x.data_ptr() % CHUNK_BYTES == 0
+
+
+def is_supported(head_dim: int, dtype: torch.dtype) -> bool:
+    """Whether the kernels take heads of this dimension and dtype."""
+    return dtype in ELEMENTS and head_dim % CHUNK == 0 and 0 < head_dim <= MAX_HEAD_DIM
