@@ -1,5 +1,6 @@
 """Fused operations: one signature each, several backends, references in `tempa.ops.reference`."""
 
+from tempa.ops import adamw_cuda as adamw_cuda  # registers torch.ops.tempa.adamw_
 from tempa.ops import glu_cuda as glu_cuda  # registers torch.ops.tempa.activation
 from tempa.ops import linear_loss_cuda as linear_loss_cuda  # registers torch.ops.tempa.linear_logp
 from tempa.ops import norm_cuda as norm_cuda  # registers torch.ops.tempa.norm and add_norm

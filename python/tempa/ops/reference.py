@@ -164,3 +164,22 @@ def logp(
     if softcap is not None:
         logits = softcap * (logits / softcap).tanh()
     return (logits / temperature).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+
+
+def adamw(
+    parameter: Tensor,
+    gradients: list[Tensor],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> Tensor:
+    """The parameter after one step for each gradient (Loshchilov and Hutter, 2019, algorithm 2)."""
+    mean, square = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    for step, gradient in enumerate(gradients, 1):
+        mean = betas[0] * mean + (1 - betas[0]) * gradient
+        square = betas[1] * square + (1 - betas[1]) * gradient.square()
+        ratio = mean / (1 - betas[0] ** step) / ((square / (1 - betas[1] ** step)).sqrt() + eps)
+        parameter = parameter - lr * (ratio + weight_decay * parameter)
+    return parameter
