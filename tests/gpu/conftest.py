@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -43,7 +44,7 @@ def _run(
         pointers = (ctypes.c_void_p * len(values))(*(address for address, _ in values))
         stream = torch.cuda.current_stream(device).cuda_stream
         sizes = (*_three(grid), *_three(block), shared_bytes, stream, ctypes.addressof(pointers), 0)
-        nvrtc._checked(driver.cuLaunchKernel(handle, *sizes))
+        nvrtc.checked(driver.cuLaunchKernel(handle, *sizes))
 
 
 @contextmanager
@@ -59,36 +60,11 @@ def _copies() -> Iterator[Callable[[Tensor], Tensor]]:
 def _value(argument: Argument, copy: Callable[[Tensor], Tensor]) -> tuple[int, object]:
     """The address of a kernel's argument, and what keeps it alive."""
     if isinstance(argument, TensorMap):
-        encoded = _encoded(argument, copy(argument.tensor))
+        encoded = replace(argument, tensor=copy(argument.tensor)).encoded()
         return encoded.getPtr(), encoded
     if argument is None or isinstance(argument, Tensor):
         argument = ctypes.c_void_p(None if argument is None else copy(argument).data_ptr())
     return ctypes.addressof(argument), argument
-
-
-def _encoded(described: TensorMap, tensor: Tensor):
-    from cuda.bindings import driver
-
-    size = tensor.element_size()
-    kind = {1: "UINT8", 2: "UINT16", 4: "UINT32"}[size]
-    swizzle = f"{described.swizzle_bytes}B" if described.swizzle_bytes else "NONE"
-    strides = [stride * size for stride in reversed(tensor.stride()[:-1])]
-    (encoded,) = nvrtc._checked(
-        driver.cuTensorMapEncodeTiled(
-            getattr(driver.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{kind}"),
-            tensor.dim(),
-            tensor.data_ptr(),
-            [driver.cuuint64_t(length) for length in reversed(tensor.shape)],
-            [driver.cuuint64_t(stride) for stride in strides],
-            [driver.cuuint32_t(side) for side in reversed(described.box)],
-            [driver.cuuint32_t(1)] * tensor.dim(),
-            driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-            getattr(driver.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{swizzle}"),
-            driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_NONE,
-            driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-    )
-    return encoded
 
 
 def _three(size: int | Sequence[int]) -> tuple[int, ...]:

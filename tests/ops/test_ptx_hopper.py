@@ -241,22 +241,3 @@ def test_a_missing_wait_gives_a_wrong_product_or_a_report(bug, seed) -> None:
 def test_a_mistake_with_barriers_and_bulk_copies_is_reported(bug, report, seed) -> None:
     with pytest.raises(SimulationError, match=report):
         _gemm(seed=seed, BUG=bug)
-
-
-@pytest.mark.parametrize(
-    ("tensor", "box", "swizzle_bytes", "rule"),
-    [
-        (torch.zeros(64), (64,), 0, "a tensor of 2 to 4 dimensions"),
-        (torch.zeros(64, 64), (64,), 0, "a box with as many dimensions"),
-        (torch.zeros(512, 64), (257, 4), 0, "1 to 256 elements"),
-        (torch.zeros(64, 64).T, (4, 4), 0, "a last dimension without gaps"),
-        (torch.zeros(64, 63), (4, 4), 0, "strides of a multiple of 16 bytes"),
-        (torch.zeros(4, 16, 68)[..., 1:], (4, 4, 4), 0, "an address that is a multiple of 16"),
-        (torch.zeros(64, 64), (4, 3), 0, "rows of the box of a multiple of 16 bytes"),
-        (torch.zeros(64, 64), (4, 4), 96, "a swizzle of 0, 32, 64 or 128 bytes"),
-        (torch.zeros(64, 64), (4, 64), 128, "rows of the box within the swizzle"),
-    ],
-)
-def test_a_tensor_map_that_no_driver_encodes_is_rejected(tensor, box, swizzle_bytes, rule) -> None:
-    with pytest.raises(ValueError, match=rule):
-        TensorMap(tensor, box, swizzle_bytes)

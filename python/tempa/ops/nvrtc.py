@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempa._core import TempaError
+from tempa.ops.tensor_map import TensorMap
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +107,7 @@ def compile_source(source: str, *, arch: str, defines: Mapping[str, str | int]) 
 
 
 def _version() -> str:
-    return "NVRTC {}.{}".format(*_checked(_nvrtc().nvrtcVersion()))
+    return "NVRTC {}.{}".format(*checked(_nvrtc().nvrtcVersion()))
 
 
 @functools.cache
@@ -127,27 +128,27 @@ def _compile(
 ) -> tuple[str, bytes]:
     nvrtc = _nvrtc()
     names = [name.encode() for name in headers]
-    (program,) = _checked(
+    (program,) = checked(
         nvrtc.nvrtcCreateProgram(text, source.encode(), len(headers), list(headers.values()), names)
     )
     try:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
-        log = bytes(_checked(nvrtc.nvrtcGetProgramLogSize(program))[0])
-        _checked(nvrtc.nvrtcGetProgramLog(program, log))
+        log = bytes(checked(nvrtc.nvrtcGetProgramLogSize(program))[0])
+        checked(nvrtc.nvrtcGetProgramLog(program, log))
         # Without the time, so that the same input gives the same entry.
         message = re.sub(
             r"\n?ptxas info *: Compile time.*", "", log.rstrip(b"\0 \n").decode(errors="replace")
         )
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             raise KernelCompileError(f"cuda/{source} does not compile for {arch} with {options}:\n{message}")
-        cubin = bytes(_checked(nvrtc.nvrtcGetCUBINSize(program))[0])
-        _checked(nvrtc.nvrtcGetCUBIN(program, cubin))
+        cubin = bytes(checked(nvrtc.nvrtcGetCUBINSize(program))[0])
+        checked(nvrtc.nvrtcGetCUBIN(program, cubin))
     finally:
         nvrtc.nvrtcDestroyProgram(program)
     return message, cubin
 
 
-def _checked(results: tuple[Any, ...]) -> tuple[Any, ...]:
+def checked(results: tuple[Any, ...]) -> tuple[Any, ...]:
     """The values of a call into CUDA without its status, which must be success."""
     status, *values = results
     if int(status):
@@ -222,12 +223,12 @@ def load(
     from cuda.bindings import driver
 
     binary = compile_source(source, arch=device_arch(device), defines=defines)
-    (library,) = _checked(driver.cuLibraryLoadData(binary.cubin, [], [], 0, [], [], 0))
-    (handle,) = _checked(driver.cuLibraryGetKernel(library, entry.encode()))
+    (library,) = checked(driver.cuLibraryLoadData(binary.cubin, [], [], 0, [], [], 0))
+    (handle,) = checked(driver.cuLibraryGetKernel(library, entry.encode()))
     if shared_bytes:
         limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        (number,) = _checked(driver.cuDeviceGet(device.index or 0))
-        _checked(driver.cuKernelSetAttribute(limit, shared_bytes, handle, number))
+        (number,) = checked(driver.cuDeviceGet(device.index or 0))
+        checked(driver.cuKernelSetAttribute(limit, shared_bytes, handle, number))
     return int(handle)
 
 
@@ -243,7 +244,8 @@ def launch(
 
     Args:
         handle: From `load`.
-        arguments: Tensors on the device, None for a missing one, and ctypes numbers of the declared width.
+        arguments: Tensors on the device, None for a missing one, ctypes numbers of the declared width, and
+            `TensorMap`s.
         grid: Blocks, or blocks in x, y and z.
         block: Threads of a block, x and y.
         device: The device of every tensor.
@@ -256,11 +258,11 @@ def launch(
     x, y, z = (grid, 1, 1) if isinstance(grid, int) else grid
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream(device).cuda_stream
-        if not int(_checked(driver.cuCtxGetCurrent())[0]):
+        if not int(checked(driver.cuCtxGetCurrent())[0]):
             # A new thread, such as autograd's, has no context until the runtime is first used in it.
             torch.cuda.synchronize(device)
         parameters = tuple(value for value, _ in values), tuple(kind for _, kind in values)
-        _checked(driver.cuLaunchKernel(handle, x, y, z, *block, 1, shared_bytes, stream, parameters, 0))
+        checked(driver.cuLaunchKernel(handle, x, y, z, *block, 1, shared_bytes, stream, parameters, 0))
 
 
 def _argument(argument: Any) -> tuple[Any, Any]:
@@ -268,4 +270,6 @@ def _argument(argument: Any) -> tuple[Any, Any]:
         return 0, ctypes.c_void_p
     if isinstance(argument, ctypes._SimpleCData):
         return argument.value, type(argument)
+    if isinstance(argument, TensorMap):
+        return argument.encoded(), None
     return argument.data_ptr(), ctypes.c_void_p

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from simulator.build import FOLDER, CompileError, library, line_of
 from tempa.ops import nvrtc
+from tempa.ops.tensor_map import TensorMap
 
 __all__ = ["FOLDER", "TIMINGS", "Argument", "CompileError", "SimulationError", "TensorMap", "simulate"]
 
@@ -36,43 +36,6 @@ class SimulationError(Exception):
     """What a kernel did wrong: says in which block and thread, and where in the source if that is known."""
 
 
-@dataclass(frozen=True)
-class TensorMap:
-    """A tensor as bulk copies see it, with the limits of cuTensorMapEncodeTiled.
-
-    Attributes:
-        tensor: 2 to 4 dimensions, contiguous along the last one; other strides are multiples of 16 bytes.
-        box: Elements of one copy along each dimension of the tensor. Kernels name corners the other way
-            round, the last dimension first.
-        swizzle_bytes: 128, 64, 32, or 0 for none; the last dimension of the box is not longer.
-    """
-
-    tensor: Tensor
-    box: tuple[int, ...]
-    swizzle_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        size, strides = self.tensor.element_size(), self.tensor.stride()
-        row_bytes = self.box[-1] * size
-        rules = {
-            "a tensor of 2 to 4 dimensions": 2 <= self.tensor.dim() <= 4,
-            "a box with as many dimensions": len(self.box) == self.tensor.dim(),
-            "1 to 256 elements along each side of the box": all(1 <= side <= 256 for side in self.box),
-            "a last dimension without gaps": strides[-1] == 1,
-            "strides of a multiple of 16 bytes": all(stride * size % 16 == 0 for stride in strides[:-1]),
-            "an address that is a multiple of 16": self.tensor.data_ptr() % 16 == 0,
-            "rows of the box of a multiple of 16 bytes": row_bytes % 16 == 0,
-            "a swizzle of 0, 32, 64 or 128 bytes": self.swizzle_bytes in (0, 32, 64, 128),
-            "rows of the box within the swizzle": not self.swizzle_bytes or row_bytes <= self.swizzle_bytes,
-        }
-        for rule, is_kept in rules.items():
-            if not is_kept:
-                raise ValueError(f"a tensor map needs {rule}: shape {tuple(self.tensor.shape)}, {self}")
-
-    def __repr__(self) -> str:
-        return f"strides {self.tensor.stride()}, box {self.box}, swizzle {self.swizzle_bytes}"
-
-
 Argument = Tensor | TensorMap | ctypes._SimpleCData | None
 
 
@@ -91,14 +54,13 @@ class _BoxMap(ctypes.Structure):
 
     @classmethod
     def of(cls, described: TensorMap) -> _BoxMap:
-        tensor, size = described.tensor, described.tensor.element_size()
         return cls(
-            rank=tensor.dim(),
-            element_bytes=size,
+            rank=len(described.box),
+            element_bytes=described.tensor.element_size(),
             swizzle_bytes=described.swizzle_bytes,
-            sizes=tuple(reversed(tensor.shape)),
-            box=tuple(reversed(described.box)),
-            strides=tuple(stride * size for stride in reversed(tensor.stride())),
+            sizes=described.sizes,
+            box=described.sides,
+            strides=described.stride_bytes,
         )
 
 
