@@ -14,6 +14,7 @@ def test_prewarm_fills_the_cache_list_shows_it_and_clear_empties_it(capsys) -> N
         "norm.cu sm_90a bfloat16 rms width 32 without gain",
         "norm.cu sm_90a bfloat16 rms width 128",
         "glu.cu sm_90a bfloat16 relu2",
+        "scan.cu sm_90a advantages",
     } <= set(compiled)
     assert cli.run(["kernels", "list"]) == 0
     text = capsys.readouterr().out

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from tempa import _core
+from tempa.ops import scan_cuda as scan_cuda  # registers torch.ops.tempa.discounted_sums
 
 # Keeps a division finite when scores differ by rounding only; small enough not to move a real z-score.
 _EPS = 1e-8
@@ -89,9 +87,9 @@ def reward_to_go(rewards: Tensor, offsets: Tensor, *, gamma: float = 1.0) -> Ten
     >>> reward_to_go(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0, 2, 3])).tolist()
     [1.0, 1.0, 2.0]
     """
-    return torch.from_numpy(_core.reward_to_go(_array(rewards), offsets.cpu().numpy(), gamma)).to(
-        rewards.device
-    )
+    bounds = offsets.to(rewards.device)
+    sums: Tensor = torch.ops.tempa.discounted_sums(rewards.detach(), None, None, bounds, gamma, 1.0)[0]
+    return sums
 
 
 def gae(
@@ -121,9 +119,12 @@ def gae(
     >>> advantages.tolist(), returns.tolist()
     ([0.5, 0.5], [1.0, 1.0])
     """
-    last = np.zeros(len(offsets) - 1, np.float32) if last_values is None else _array(last_values)
-    advantages, returns = _core.gae(_array(rewards), _array(values), offsets.cpu().numpy(), gamma, lam, last)
-    return torch.from_numpy(advantages).to(rewards.device), torch.from_numpy(returns).to(rewards.device)
+    last = None if last_values is None else last_values.detach()
+    bounds = offsets.to(rewards.device)
+    sums: tuple[Tensor, Tensor] = torch.ops.tempa.discounted_sums(
+        rewards.detach(), values.detach(), last, bounds, gamma, lam
+    )
+    return sums
 
 
 def whiten(values: Tensor, *, shift_mean: bool = True) -> Tensor:
@@ -137,8 +138,3 @@ def whiten(values: Tensor, *, shift_mean: bool = True) -> Tensor:
     mean = values.mean()
     scale = 1.0 if values.min() == values.max() else values.std(correction=0) + _EPS
     return (values - mean) / scale + (0.0 if shift_mean else mean)
-
-
-def _array(values: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = values.detach().float().contiguous().cpu().numpy()
-    return array

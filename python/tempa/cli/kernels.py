@@ -74,6 +74,9 @@ def _prewarm(options: PrewarmConfig) -> None:
         raise ValueError(f"unknown dtype {unknown[0]!r}; choose from {', '.join(known)}")
     configs = [ModelConfig.preset(preset, vocab_size=1) for preset in options.presets]
     for arch in arches:
+        for what, (source, defines) in _shared_variants():
+            nvrtc.compile_source(source, arch=arch, defines=defines)
+            print(f"{source} {arch} {what}")
         for name in options.dtypes:
             # Presets share sizes; each is compiled once.
             for what, (source, defines) in {
@@ -81,6 +84,15 @@ def _prewarm(options: PrewarmConfig) -> None:
             }.items():
                 nvrtc.compile_source(source, arch=arch, defines=defines)
                 print(f"{source} {arch} {name} {what}")
+
+
+def _shared_variants() -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
+    """What runs beside a model of any shape and dtype: a name, the source and its macros."""
+    from tempa.ops import scan_cuda
+
+    for has_values in (False, True):
+        what = "advantages" if has_values else "reward-to-go"
+        yield what, (scan_cuda.SOURCE, scan_cuda.defines(has_values=has_values))
 
 
 def _variants(

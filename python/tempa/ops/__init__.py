@@ -5,6 +5,7 @@ from tempa.ops import glu_cuda as glu_cuda  # registers torch.ops.tempa.activati
 from tempa.ops import linear_loss_cuda as linear_loss_cuda  # registers torch.ops.tempa.linear_logp
 from tempa.ops import norm_cuda as norm_cuda  # registers torch.ops.tempa.norm and add_norm
 from tempa.ops import rope_cuda as rope_cuda  # registers torch.ops.tempa.rope and rope_to_cache
+from tempa.ops import scan_cuda as scan_cuda  # registers torch.ops.tempa.discounted_sums
 from tempa.ops.activations import geglu, relu2, swiglu
 from tempa.ops.attention import AttentionSpec, LayerCache, attention
 from tempa.ops.linear_loss import linear_cross_entropy, linear_logp, softcap

@@ -183,3 +183,12 @@ def adamw(
         ratio = mean / (1 - betas[0] ** step) / ((square / (1 - betas[1] ** step)).sqrt() + eps)
         parameter = parameter - lr * (ratio + weight_decay * parameter)
     return parameter
+
+
+def discounted_sums(values: Tensor, offsets: Tensor, decay: float) -> Tensor:
+    """`sum_{k >= t} decay^(k - t) x_k` within each response, from its end."""
+    out = values.clone()
+    for first, end in itertools.pairwise(offsets.tolist()):
+        for at in range(end - 2, first - 1, -1):
+            out[at] += decay * out[at + 1]
+    return out
