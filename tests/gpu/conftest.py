@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,24 +26,19 @@ def _run(
     source: str | Path,
     entry: str,
     *arguments: Argument,
-    grid: int | Sequence[int],
-    block: int | Sequence[int],
+    grid: int | tuple[int, ...],
+    block: int | tuple[int, ...],
     shared_bytes: int = 0,
     defines: Mapping[str, str | int] | None = None,
     seed: int = 0,
     timing: str = "mixed",
 ) -> None:
     """Like `simulate`, on copies of the tensors; order and time are the device's own."""
-    from cuda.bindings import driver
-
     device = torch.device("cuda", torch.cuda.current_device())
-    handle = nvrtc.load(str(source), entry, device, defines or {}, shared_bytes=shared_bytes)
+    kernel = nvrtc.load(str(source), entry, device, defines or {}, shared_bytes=shared_bytes)
     with _copies() as copy:
-        values = [_value(argument, copy) for argument in arguments]
-        pointers = (ctypes.c_void_p * len(values))(*(address for address, _ in values))
-        stream = torch.cuda.current_stream(device).cuda_stream
-        sizes = (*_three(grid), *_three(block), shared_bytes, stream, ctypes.addressof(pointers), 0)
-        nvrtc.checked(driver.cuLaunchKernel(handle, *sizes))
+        values = [_copied(argument, copy) for argument in arguments]
+        nvrtc.launch(kernel, *values, grid=grid, block=block, shared_bytes=shared_bytes)
 
 
 @contextmanager
@@ -57,16 +51,7 @@ def _copies() -> Iterator[Callable[[Tensor], Tensor]]:
         tensor.copy_(copied)
 
 
-def _value(argument: Argument, copy: Callable[[Tensor], Tensor]) -> tuple[int, object]:
-    """The address of a kernel's argument, and what keeps it alive."""
+def _copied(argument: Argument, copy: Callable[[Tensor], Tensor]) -> Argument:
     if isinstance(argument, TensorMap):
-        encoded = replace(argument, tensor=copy(argument.tensor)).encoded()
-        return encoded.getPtr(), encoded
-    if argument is None or isinstance(argument, Tensor):
-        argument = ctypes.c_void_p(None if argument is None else copy(argument).data_ptr())
-    return ctypes.addressof(argument), argument
-
-
-def _three(size: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = (size,) if isinstance(size, int) else tuple(size)
-    return (*sizes, 1, 1)[:3]
+        return replace(argument, tensor=copy(argument.tensor))
+    return copy(argument) if isinstance(argument, Tensor) else argument

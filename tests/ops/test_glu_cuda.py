@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
 from mutants import mutant
@@ -27,7 +25,7 @@ def _simulated(source, x, dy, function, gated, seed=0, aligned=True):
     y, dx = torch.full_like(dy, torch.nan), torch.full_like(x, torch.nan)
     width = dy.shape[-1] if gated else dy.numel()
     vector = pack_size(width, x.dtype, aligned=aligned)
-    sizes = ctypes.c_uint(dy.numel() // vector), ctypes.c_uint(width // vector if gated else 1)
+    sizes = dy.numel() // vector, width // vector if gated else 1
     launch = {
         "grid": -(-dy.numel() // (vector * glu_cuda.THREADS * glu_cuda.PACKS)),
         "block": glu_cuda.THREADS,

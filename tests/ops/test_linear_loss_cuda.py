@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
 from mutants import mutant
@@ -34,7 +32,7 @@ def _forward(source, hidden, weight, targets, splits, temperature=1.0, softcap=N
         source,
         "linear_lse",
         *(parts, target_logits, hidden, weight, targets),
-        *map(ctypes.c_int, (T, V, D, words_of_split(V, splits))),
+        *(T, V, D, words_of_split(V, splits)),
         *linear_loss_cuda._scale(temperature, softcap),
         grid=-(-T // TOKENS) * splits,
         block=THREADS,
@@ -53,7 +51,7 @@ def _gradient(source, hidden, weight, targets, upstream, lse, words, temperature
         source,
         "linear_gradient",
         *(gradient, hidden, weight, targets, upstream, lse),
-        *map(ctypes.c_int, (T, words.start, words.stop, D, stride)),
+        *(T, words.start, words.stop, D, stride),
         *linear_loss_cuda._scale(temperature, softcap),
         grid=-(-T // TOKENS) * -(-len(words) // WORDS),
         block=THREADS,

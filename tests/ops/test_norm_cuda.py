@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 
 import pytest
@@ -42,7 +41,7 @@ def _check(source, num_rows, width, dtype, kind, aligned=True, seed=0):
     weight, bias = draw(width) if kind.weighted else None, draw(width) if kind.biased else None
     residual, dsum = (draw(num_rows, width) if kind.residual else None for _ in range(2))
     shape = Shape.of(width, dtype, aligned=aligned, biased=kind.biased)
-    size = (ctypes.c_longlong(num_rows), ctypes.c_int(width), ctypes.c_float(EPS))
+    size = (num_rows, width, EPS)
     launch = {"block": (shape.threads, shape.rows), "defines": shape.defines(dtype, kind), "seed": seed}
 
     y = torch.full_like(x, torch.nan)

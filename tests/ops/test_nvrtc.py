@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
 
@@ -91,10 +89,3 @@ def test_headers_of_the_folder_can_be_included(sources) -> None:
 def test_without_a_gpu_the_message_says_to_name_an_architecture() -> None:
     with pytest.raises(tempa.Error, match="name an architecture, for example sm_90a"):
         nvrtc.device_arch(torch.device("cuda"))
-
-
-def test_arguments_are_passed_by_declared_width() -> None:
-    tensor = torch.zeros(2)
-    assert nvrtc._argument(tensor) == (tensor.data_ptr(), ctypes.c_void_p)
-    assert nvrtc._argument(None) == (0, ctypes.c_void_p)
-    assert nvrtc._argument(ctypes.c_longlong(7)) == (7, ctypes.c_longlong)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import random
 
 import pytest
@@ -54,7 +53,7 @@ def test_threads_and_blocks_are_numbered_in_three_dimensions() -> None:
 def test_shuffles_stay_in_their_part_of_the_warp(argument, width) -> None:
     values = torch.randint(-1000, 1000, (32,), generator=torch.Generator().manual_seed(argument)).double()
     results = torch.full((4, 32), torch.nan, dtype=torch.float64)
-    _primitive("shuffles", results, values, ctypes.c_int(argument), ctypes.c_int(width))
+    _primitive("shuffles", results, values, argument, width)
     first = LANES // width * width
     flipped = LANES ^ argument
     sources = [
@@ -70,7 +69,7 @@ def test_shuffles_stay_in_their_part_of_the_warp(argument, width) -> None:
 def test_votes_count_the_lanes_of_their_mask_and_not_those_that_returned(count) -> None:
     predicates = (LANES % 3 > 0).int()
     results = torch.full((3, 32), -1, dtype=torch.int32)
-    _primitive("votes", results, predicates, ctypes.c_int(count))
+    _primitive("votes", results, predicates, count)
     ballot = sum(1 << lane for lane in range(32) if lane % 3)
     low, high = predicates[:count].any(), predicates[count:].all()
     assert (results[0].to(torch.int64) % 2**32 == ballot).all()
@@ -82,7 +81,7 @@ def test_votes_count_the_lanes_of_their_mask_and_not_those_that_returned(count) 
 def test_reductions_keep_to_their_mask(count) -> None:
     values = torch.randint(-2, 3, (32,), dtype=torch.int32, generator=torch.Generator().manual_seed(count))
     results = torch.zeros(5, 32, dtype=torch.int32)
-    _primitive("reductions", results, values, ctypes.c_int(count))
+    _primitive("reductions", results, values, count)
     for lanes in (LANES[:count], LANES[count:]):
         of_lanes = values[lanes]
         assert (results[0, lanes] == of_lanes.sum()).all()
@@ -118,7 +117,7 @@ def test_copies_without_use_write_zeros_and_read_nothing(num_bytes) -> None:
     # There are only as many bytes as are used.
     source = torch.randint(-(2**31), 2**31 - 1, (20 * words,), dtype=torch.int32)
     to = torch.full((32 * words,), -1, dtype=torch.int32)
-    _primitive("copies", to, source, ctypes.c_int(20), num_bytes=num_bytes)
+    _primitive("copies", to, source, 20, num_bytes=num_bytes)
     assert torch.equal(to, torch.cat([source, torch.zeros(12 * words, dtype=torch.int32)]))
 
 
@@ -160,7 +159,7 @@ def test_every_element_is_widened_as_torch_does(dtype) -> None:
     bits = torch.arange(2 ** (8 * dtype.itemsize))
     narrow = bits.to(torch.uint8 if dtype.itemsize == 1 else torch.uint16).view(dtype)
     wide = torch.empty(len(bits))
-    _conversion("widen", wide, narrow, ctypes.c_int(len(bits)), element=dtype)
+    _conversion("widen", wide, narrow, len(bits), element=dtype)
     torch.testing.assert_close(wide, narrow.float(), rtol=0, atol=0, equal_nan=True)
 
 
@@ -173,7 +172,7 @@ def test_floats_are_rounded_as_torch_does(dtype) -> None:
     largest = torch.tensor([1e9, -1e9, float("inf"), float("-inf"), float("nan")])
     wide = torch.cat([exact, halfway, halfway.nextafter(exact[1:]), halfway.nextafter(exact[:-1]), largest])
     narrow = torch.empty(len(wide), dtype=dtype)
-    _conversion("narrow", narrow, wide, ctypes.c_int(len(wide)), element=dtype)
+    _conversion("narrow", narrow, wide, len(wide), element=dtype)
     # torch turns what exceeds the largest e4m3 into NaN, the instruction into the largest.
     expected = (wide.clamp(-448, 448) if dtype == torch.float8_e4m3fn else wide).to(dtype)
     torch.testing.assert_close(narrow.float(), expected.float(), rtol=0, atol=0, equal_nan=True)
@@ -207,7 +206,7 @@ def test_functions_of_the_special_unit() -> None:
 
 def test_warps_hand_over_at_named_barriers() -> None:
     results = torch.full((5, 32), -1, dtype=torch.int32)
-    _primitive("hand_over", results, ctypes.c_int(5), block=64)
+    _primitive("hand_over", results, 5, block=64)
     assert torch.equal(results, (torch.arange(5)[:, None] * 100 + LANES).int())
 
 

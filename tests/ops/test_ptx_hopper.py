@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 
 import pytest
@@ -16,12 +15,6 @@ ELEMENTS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 BOX_BYTES = 16384 + 1024
 # Relative, for float32 sums of 640 products, which tensor cores truncate; a mistake makes 1e-2 at least.
 TOLERANCE = 1e-5
-
-
-class Corner(ctypes.Structure):
-    """The int4 of a kernel: innermost first."""
-
-    _fields_ = tuple((axis, ctypes.c_int) for axis in "xyzw")
 
 
 def _swizzled(rows: torch.Tensor, swizzle_bytes: int) -> torch.Tensor:
@@ -57,8 +50,8 @@ def test_a_box_is_cut_out_swizzled_and_put_back(shape, box, corner, swizzle_byte
         seen,
         TensorMap(tensor, box, swizzle_bytes),
         TensorMap(stored, box, swizzle_bytes),
-        ctypes.c_int(num_bytes),
-        Corner(*reversed(corner)),
+        num_bytes,
+        *(*reversed(corner), 0, 0)[:4],
         grid=1,
         block=64,
         shared_bytes=BOX_BYTES,
@@ -81,7 +74,7 @@ def test_neighbouring_bytes_are_loaded(timing) -> None:
     source = torch.randint(0, 256, (4096,), dtype=torch.uint8)
     to = torch.zeros_like(source)
     size = {"grid": 1, "block": 64, "shared_bytes": BOX_BYTES}
-    arguments = (to, source, ctypes.c_int(4096))
+    arguments = (to, source, 4096)
     simulate(KERNELS / "hopper.cu", "move_bytes", *arguments, **size, defines={"RANK": 2}, timing=timing)
     assert torch.equal(to, source)
 
@@ -89,7 +82,7 @@ def test_neighbouring_bytes_are_loaded(timing) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_nobody_passes_a_barrier_before_all_of_a_phase_have_come(seed) -> None:
     results = torch.zeros(6, 4, dtype=torch.int32)
-    arguments = (results, ctypes.c_int(6))
+    arguments = (results, 6)
     simulate(KERNELS / "hopper.cu", "rounds", *arguments, grid=1, block=128, defines={"RANK": 2}, seed=seed)
     # Others may already have counted for the next round.
     first = torch.arange(1, 7)[:, None] * 4
@@ -132,7 +125,7 @@ def test_a_warpgroup_multiplies_tiles_of_any_layout(tile_n, a_major, b_major, sw
     simulate(
         KERNELS / "wgmma.cu",
         "product",
-        *(c, *maps, ctypes.c_int(num_bytes)),
+        *(c, *maps, num_bytes),
         grid=1,
         block=128,
         shared_bytes=64 << 10,
@@ -191,7 +184,7 @@ def _gemm(timing: str = "mixed", seed: int = 0, **variant: str | int) -> float:
         TensorMap(c, (64, tile_n)),
         TensorMap(a, (64, 64), 128),
         TensorMap(b if defines["B_MAJOR"] == "mn" else b.T.contiguous(), (64, 64), 128),
-        ctypes.c_int(-(-k // 64)),
+        -(-k // 64),
         grid=(-(-n // tile_n), -(-m // 64)),
         block=256,
         shared_bytes=4 * (64 + tile_n) * 64 * 2 + 64 * tile_n * 4 + 1024,

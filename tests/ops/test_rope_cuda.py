@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
 from mutants import mutant
@@ -40,10 +38,10 @@ def _turned(source, x, turns, vector, direction=1.0, seed=0):
         source,
         "rope",
         *(y, x, torch.view_as_real(turns)),
-        ctypes.c_uint(T),
-        ctypes.c_int(H),
+        T,
+        H,
         *rope_cuda._strides(x),
-        ctypes.c_float(direction),
+        direction,
         grid=_grid(T, H, D, vector),
         block=rope_cuda.THREADS,
         defines=rope_cuda.defines(x.dtype, D, vector),
@@ -84,12 +82,12 @@ def _to_cache(source, q, k, v, turns, slots, cache, vector, seed=0):
         source,
         "rope_to_cache",
         *(q_out, k_out, cache.keys, cache.values, q, k, v, torch.view_as_real(turns), slots),
-        ctypes.c_uint(T),
-        ctypes.c_int(H),
-        ctypes.c_int(heads),
+        T,
+        H,
+        heads,
         *(stride for x in (q, k, v) for stride in rope_cuda._strides(x)),
-        ctypes.c_uint(blocks * block_size),
-        ctypes.c_uint(block_size),
+        blocks * block_size,
+        block_size,
         grid=_grid(T, H + 2 * heads, D, vector),
         block=rope_cuda.THREADS,
         defines=rope_cuda.defines(q.dtype, D, vector),

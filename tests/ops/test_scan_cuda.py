@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
 from mutants import mutant
@@ -39,9 +37,9 @@ def _simulated(source, rewards, values, last_values, offsets, gamma, lam, seed=0
         source,
         "discounted_sums",
         *(sums, returns, rewards, values, last_values, offsets),
-        ctypes.c_longlong(len(offsets) - 1),
-        ctypes.c_float(gamma),
-        ctypes.c_float(gamma * lam),
+        len(offsets) - 1,
+        gamma,
+        gamma * lam,
         grid=-(-(len(offsets) - 1) // WARPS),
         block=WARPS * 32,
         defines=scan_cuda.defines(has_values=values is not None),

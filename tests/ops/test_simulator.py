@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import subprocess
 
@@ -51,7 +50,7 @@ def _ampere_gemm(
         KERNELS / "gemm_ampere.cu",
         "gemm",
         *(c, a, b),
-        *map(ctypes.c_int, (m, n, k)),
+        *(m, n, k),
         grid=(-(-n // 64), -(-m // 64)),
         block=128,
         shared_bytes=3 * (64 * 40 + 32 * 72) * 2,
@@ -106,7 +105,7 @@ def _mistake(name: str, x: torch.Tensor | None = None) -> None:
         KERNELS / "mistakes.cu",
         "wrong",
         x,
-        *map(ctypes.c_int, (x.numel(), MISTAKES.index(f"{name},"))),
+        *(x.numel(), MISTAKES.index(f"{name},")),
         grid=1,
         block=32,
         shared_bytes=256,
@@ -174,8 +173,15 @@ def test_arguments_are_checked_against_the_declaration() -> None:
     x = torch.zeros(64)
     with pytest.raises(SimulationError, match="the kernel takes 2 arguments, but 1 came"):
         simulate(KERNELS / "scale.cu", "scale", x, grid=1, block=32)
-    with pytest.raises(SimulationError, match="argument 1 has 8 bytes, but the kernel declares 4"):
-        simulate(KERNELS / "scale.cu", "scale", x, ctypes.c_double(2), grid=1, block=32)
+    for entry, arguments, report in (
+        ("scale", (2, 2.0), "argument 0 is declared pointer, got 2"),
+        ("scale", (x, x), "argument 1 is declared float, got tensor"),
+        ("scale", (x, None), "argument 1 is declared float, got None"),
+        ("scale_strided", (x, 2.0, 2), "argument 1 is declared int, got 2.0"),
+        ("scale_strided", (x, 2**31, 2), "argument 1 is declared int, got 2147483648"),
+    ):
+        with pytest.raises(SimulationError, match=report):
+            simulate(KERNELS / "scale.cu", entry, *arguments, grid=1, block=32)
     with pytest.raises(SimulationError, match="the source has no entry point of this name"):
         simulate(KERNELS / "scale.cu", "shrink", x, grid=1, block=32)
 
@@ -190,7 +196,7 @@ def test_arguments_are_checked_against_the_declaration() -> None:
 )
 def test_what_no_device_can_launch_is_rejected(size, report) -> None:
     with pytest.raises(SimulationError, match=report):
-        simulate(KERNELS / "scale.cu", "scale", torch.zeros(1), ctypes.c_float(1), **size)
+        simulate(KERNELS / "scale.cu", "scale", torch.zeros(1), 1, **size)
 
 
 def test_tensors_of_any_layout_and_address_are_changed_in_place() -> None:
@@ -199,9 +205,7 @@ def test_tensors_of_any_layout_and_address_are_changed_in_place() -> None:
     expected[1::4] *= 3
     # Threads see the gaps too, as NaN.
     view = storage[1::4]
-    simulate(
-        KERNELS / "scale.cu", "scale_strided", view, ctypes.c_int(4), ctypes.c_float(3), grid=2, block=32
-    )
+    simulate(KERNELS / "scale.cu", "scale_strided", view, 4, 3, grid=2, block=32)
     assert torch.equal(storage, expected)
 
 

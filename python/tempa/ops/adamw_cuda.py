@@ -5,7 +5,6 @@ The moments are float32 whatever the parameters are, and the update is that of `
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 from typing import Any
@@ -70,8 +69,7 @@ def step_in_place(
         *(None, None, None, None, table, torch.from_numpy(chunks).to(first.device)),
         *numbers(step, lr, betas, eps, weight_decay),
         grid=len(chunks),
-        block=(THREADS, 1),
-        device=first.device,
+        block=THREADS,
     )
 
 
@@ -85,12 +83,11 @@ def chunks_of(sizes: NDArray[np.int64]) -> NDArray[np.int32]:
 
 def numbers(
     step: int, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
-) -> tuple[ctypes.c_float, ...]:
+) -> tuple[float, ...]:
     """What the kernel multiplies by; differences from 1 are taken in float64."""
     (beta1, beta2), rate = betas, lr / (1 - betas[0] ** step)
     inverse_root = 1 / math.sqrt(1 - beta2**step)
-    factors = (rate, 1 - lr * weight_decay, 1 - beta1, beta2, 1 - beta2, inverse_root, eps)
-    return tuple(ctypes.c_float(number) for number in factors)
+    return rate, 1 - lr * weight_decay, 1 - beta1, beta2, 1 - beta2, inverse_root, eps
 
 
 def _check(
@@ -111,7 +108,7 @@ def _check(
 
 
 @functools.cache
-def _kernel(dtype: torch.dtype, device: torch.device) -> int:
+def _kernel(dtype: torch.dtype, device: torch.device) -> nvrtc.Kernel:
     return nvrtc.load(SOURCE, "adamw", device, defines(dtype))
 
 

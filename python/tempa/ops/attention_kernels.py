@@ -6,7 +6,6 @@ calls by the simulator.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -142,8 +141,7 @@ class Call:
             _loaded(self.source, self.entry, device, self.defines, self.shared_bytes),
             *self.arguments,
             grid=self.grid,
-            block=(self.num_threads, 1),
-            device=device,
+            block=self.num_threads,
             shared_bytes=self.shared_bytes,
         )
 
@@ -155,7 +153,7 @@ def _loaded(
     device: torch.device,
     macros: tuple[tuple[str, str | int], ...],
     shared_bytes: int,
-) -> int:
+) -> nvrtc.Kernel:
     return nvrtc.load(source, entry, device, dict(macros), shared_bytes=shared_bytes)
 
 
@@ -301,7 +299,7 @@ class Problem:
             rows_call = Call(
                 BACKWARD_QUERIES.source,
                 BACKWARD_ROWS,
-                (rows, out, dout, lse, dlse, ctypes.c_int(len(self.q)), ctypes.c_int(self.q.shape[1])),
+                (rows, out, dout, lse, dlse, len(self.q), self.q.shape[1]),
                 (min(-(-self.q.shape[0] * self.q.shape[1] // 4), ROWS_BLOCKS), 1, 1),
                 shape.warps * 32,
                 0,
@@ -355,10 +353,10 @@ class Problem:
             kernel.entry,
             (
                 *tensors,
-                *map(ctypes.c_int, integers),
-                ctypes.c_float(scale),
-                ctypes.c_float(self.softcap),
-                *map(ctypes.c_int, reach),
+                *integers,
+                scale,
+                self.softcap,
+                *reach,
             ),
             (grid_of[0] // shape.rows + num_sequences + 1, grid_of[1], slices),
             shape.warps * 32,

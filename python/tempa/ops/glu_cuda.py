@@ -6,7 +6,6 @@ activation again.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from typing import Any
 
@@ -77,19 +76,18 @@ def _launch(entry: str, y: Tensor, tensors: tuple[Tensor, ...], function: str, g
     nvrtc.launch(
         _kernel(entry, x.dtype, vector, function, gated, x.device),
         *tensors,
-        ctypes.c_uint(num_packs),
+        num_packs,
         # Ungated, all of it is one row, which is never asked for.
-        ctypes.c_uint(width // vector if gated else 1),
+        width // vector if gated else 1,
         grid=-(-num_packs // (THREADS * PACKS)),
-        block=(THREADS, 1),
-        device=x.device,
+        block=THREADS,
     )
 
 
 @functools.cache
 def _kernel(
     entry: str, dtype: torch.dtype, vector: int, function: str, gated: bool, device: torch.device
-) -> int:
+) -> nvrtc.Kernel:
     return nvrtc.load(SOURCE, entry, device, defines(dtype, vector, function, gated=gated))
 
 

@@ -6,7 +6,6 @@ at a time, which two matrix products turn into gradients of hidden states and we
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from typing import Any
 
@@ -75,11 +74,10 @@ def lse_into(
         nvrtc.launch(
             _kernel("linear_lse", hidden.dtype, softcap is not None, hidden.device),
             *(parts, target_logits, hidden, weight, targets),
-            *(ctypes.c_int(number) for number in (T, V, D, words_of_split(V, splits))),
+            *(T, V, D, words_of_split(V, splits)),
             *_scale(temperature, softcap),
             grid=-(-T // TOKENS) * splits,
-            block=(THREADS, 1),
-            device=hidden.device,
+            block=THREADS,
         )
 
 
@@ -125,11 +123,10 @@ def gradient_into(
         nvrtc.launch(
             _kernel("linear_gradient", hidden.dtype, softcap is not None, hidden.device),
             *(gradient, hidden, weight, targets, upstream, lse),
-            *(ctypes.c_int(number) for number in (T, words.start, words.stop, D, stride)),
+            *(T, words.start, words.stop, D, stride),
             *_scale(temperature, softcap),
             grid=-(-T // TOKENS) * -(-len(words) // WORDS),
-            block=(THREADS, 1),
-            device=hidden.device,
+            block=THREADS,
         )
 
 
@@ -168,13 +165,13 @@ def _check_vector(hidden: Tensor, vector: Tensor, shape: tuple[int, ...]) -> Non
         )
 
 
-def _scale(temperature: float, softcap: float | None) -> tuple[ctypes.c_float, ...]:
+def _scale(temperature: float, softcap: float | None) -> tuple[float, float, float]:
     cap = softcap or 1.0
-    return tuple(ctypes.c_float(number) for number in (cap, 1 / cap, 1 / temperature))
+    return cap, 1 / cap, 1 / temperature
 
 
 @functools.cache
-def _kernel(entry: str, dtype: torch.dtype, capped: bool, device: torch.device) -> int:
+def _kernel(entry: str, dtype: torch.dtype, capped: bool, device: torch.device) -> nvrtc.Kernel:
     return nvrtc.load(SOURCE, entry, device, defines(dtype, capped=capped))
 
 

@@ -6,7 +6,6 @@ CPU implementation is there to check the operators; `norms.py` has a shorter way
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -209,17 +208,16 @@ def _launch(
     nvrtc.launch(
         _kernel(entry, shape, x.dtype, kind, x.device),
         *tensors,
-        ctypes.c_longlong(num_rows),
-        ctypes.c_int(x.shape[-1]),
-        ctypes.c_float(eps),
+        num_rows,
+        x.shape[-1],
+        eps,
         grid=blocks,
         block=(shape.threads, shape.rows),
-        device=x.device,
     )
 
 
 @functools.cache
-def _kernel(entry: str, shape: Shape, dtype: torch.dtype, kind: Kind, device: torch.device) -> int:
+def _kernel(entry: str, shape: Shape, dtype: torch.dtype, kind: Kind, device: torch.device) -> nvrtc.Kernel:
     return nvrtc.load(SOURCE, entry, device, shape.defines(dtype, kind))
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,10 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempa._core import TempaError
+from tempa.ops.signature import NUMBERS, POINTER, TENSOR_MAP, signatures
 from tempa.ops.tensor_map import TensorMap
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 SOURCES = Path(__file__).parents[1] / "cuda"
 
@@ -208,10 +211,25 @@ def device_arch(device: torch.device) -> str:
     return f"sm_{major}{minor}{'a' if major >= 9 else ''}"
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """An entry point on a device; good for the life of the process.
+
+    Attributes:
+        handle: What the driver calls it.
+        kinds: Types of its parameters, as in `signatures`.
+        device: The only device it runs on.
+    """
+
+    handle: int
+    kinds: tuple[str, ...]
+    device: torch.device
+
+
 def load(
     source: str, entry: str, device: torch.device, defines: Mapping[str, str | int], *, shared_bytes: int = 0
-) -> int:
-    """An entry point on a device, compiled if need be; the handle is good for the life of the process.
+) -> Kernel:
+    """An entry point on a device, compiled if need be.
 
     Args:
         source: File name in `cuda/`.
@@ -229,47 +247,59 @@ def load(
         limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         (number,) = checked(driver.cuDeviceGet(device.index or 0))
         checked(driver.cuKernelSetAttribute(limit, shared_bytes, handle, number))
-    return int(handle)
+    return Kernel(int(handle), signatures((SOURCES / source).read_text())[entry], device)
 
 
 def launch(
-    handle: int,
-    *arguments: Any,
-    grid: int | tuple[int, int, int],
-    block: tuple[int, int],
-    device: torch.device,
+    kernel: Kernel,
+    *arguments: Tensor | TensorMap | float | None,
+    grid: int | tuple[int, ...],
+    block: int | tuple[int, ...],
     shared_bytes: int = 0,
 ) -> None:
-    """Start a kernel on torch's current stream of a device.
+    """Start a kernel on torch's current stream of its device.
 
     Args:
-        handle: From `load`.
-        arguments: Tensors on the device, None for a missing one, ctypes numbers of the declared width, and
-            `TensorMap`s.
-        grid: Blocks, or blocks in x, y and z.
-        block: Threads of a block, x and y.
-        device: The device of every tensor.
+        kernel: From `load`.
+        arguments: As declared: tensors on the device, None for a missing one, numbers, and `TensorMap`s.
+        grid: Blocks: x, or (x, y), or (x, y, z).
+        block: Threads of a block, in the same way.
         shared_bytes: Dynamic shared memory of a block.
+
+    Raises:
+        ValueError: If there are more or fewer arguments than declared, or a number does not fit its type.
     """
     import torch
     from cuda.bindings import driver
 
-    values = tuple(_argument(argument) for argument in arguments)
-    x, y, z = (grid, 1, 1) if isinstance(grid, int) else grid
-    with torch.cuda.device(device):
-        stream = torch.cuda.current_stream(device).cuda_stream
+    if len(arguments) != len(kernel.kinds):
+        raise ValueError(f"the kernel takes {len(kernel.kinds)} arguments, but {len(arguments)} came")
+    values = [_value(argument, kind) for argument, kind in zip(arguments, kernel.kinds, strict=True)]
+    pointers = (ctypes.c_void_p * len(values))(*(address for address, _ in values))
+    with torch.cuda.device(kernel.device):
+        stream = torch.cuda.current_stream(kernel.device).cuda_stream
         if not int(checked(driver.cuCtxGetCurrent())[0]):
             # A new thread, such as autograd's, has no context until the runtime is first used in it.
-            torch.cuda.synchronize(device)
-        parameters = tuple(value for value, _ in values), tuple(kind for _, kind in values)
-        checked(driver.cuLaunchKernel(handle, x, y, z, *block, 1, shared_bytes, stream, parameters, 0))
+            torch.cuda.synchronize(kernel.device)
+        sizes = (*_three(grid), *_three(block), shared_bytes)
+        checked(driver.cuLaunchKernel(kernel.handle, *sizes, stream, ctypes.addressof(pointers), 0))
 
 
-def _argument(argument: Any) -> tuple[Any, Any]:
-    if argument is None:
-        return 0, ctypes.c_void_p
-    if isinstance(argument, ctypes._SimpleCData):
-        return argument.value, type(argument)
-    if isinstance(argument, TensorMap):
-        return argument.encoded(), None
-    return argument.data_ptr(), ctypes.c_void_p
+def _value(argument: Any, kind: str) -> tuple[int, Any]:
+    """The address of what a kernel gets, and what keeps it alive."""
+    if kind == TENSOR_MAP:
+        encoded = argument.encoded()
+        return encoded.getPtr(), encoded
+    if kind == POINTER:
+        argument = 0 if argument is None else argument.data_ptr()
+    try:
+        packed = struct.pack(NUMBERS.get(kind, "P"), argument)
+    except (struct.error, OverflowError) as error:
+        raise ValueError(f"{argument} is no {kind}: {error}") from error
+    held = ctypes.create_string_buffer(packed, len(packed))
+    return ctypes.addressof(held), held
+
+
+def _three(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    sizes = (size,) if isinstance(size, int) else size
+    return (*sizes, 1, 1)[:3]

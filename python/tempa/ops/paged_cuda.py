@@ -5,7 +5,6 @@ The plan of a batch holds for all layers. Registered for CUDA, CPU and fake tens
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,8 +163,7 @@ def attend_into(
             slopes,
             *arguments(q, keys, values, tables, num_kv_heads, window, sinks, softcap),
             grid=num_items * num_kv_heads,
-            block=(THREADS, 1),
-            device=q.device,
+            block=THREADS,
             shared_bytes=variant.shared_bytes,
         )
         first += num_items
@@ -183,14 +181,14 @@ def arguments(
 ) -> tuple[Any, ...]:
     """The numbers that the kernel takes behind its pointers."""
     return (
-        ctypes.c_longlong(keys.stride(0)),
-        ctypes.c_longlong(values.stride(0)),
-        ctypes.c_int(tables.shape[1]),
-        ctypes.c_int(num_kv_heads),
-        ctypes.c_int(2**31 - 1 if window is None else window),
-        ctypes.c_int(sinks),
-        ctypes.c_float(q.shape[2] ** -0.5),
-        ctypes.c_float(softcap or 0),
+        keys.stride(0),
+        values.stride(0),
+        tables.shape[1],
+        num_kv_heads,
+        2**31 - 1 if window is None else window,
+        sinks,
+        q.shape[2] ** -0.5,
+        softcap or 0,
     )
 
 
@@ -273,7 +271,7 @@ def _kernel(
     softcap: bool,
     alibi: bool,
     device: torch.device,
-) -> int:
+) -> nvrtc.Kernel:
     defines = variant.defines(dtype, kept, row_warps=row_warps, softcap=softcap, alibi=alibi)
     return nvrtc.load(SOURCE, "paged_attention", device, defines, shared_bytes=variant.shared_bytes)
 

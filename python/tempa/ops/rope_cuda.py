@@ -5,7 +5,6 @@ Registered for CUDA, CPU, fake tensors and, without the cache, autograd: the gra
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from typing import Any
 
@@ -49,13 +48,12 @@ def turn_into(y: Tensor, x: Tensor, rotations: Tensor, *, inverse: bool = False)
         nvrtc.launch(
             _kernel("rope", x.dtype, D, vector, x.device),
             *(y, x, rotations),
-            ctypes.c_uint(T),
-            ctypes.c_int(H),
+            T,
+            H,
             *_strides(x),
-            ctypes.c_float(-1.0 if inverse else 1.0),
+            -1.0 if inverse else 1.0,
             grid=blocks,
-            block=(THREADS, 1),
-            device=x.device,
+            block=THREADS,
         )
 
 
@@ -101,15 +99,14 @@ def turn_to_cache(
         nvrtc.launch(
             _kernel("rope_to_cache", q.dtype, D, vector, q.device),
             *(q_out, k_out, keys, values, q, k, v, rotations, slots),
-            ctypes.c_uint(T),
-            ctypes.c_int(H),
-            ctypes.c_int(heads),
+            T,
+            H,
+            heads,
             *(stride for tensor in (q, k, v) for stride in _strides(tensor)),
-            ctypes.c_uint(len(keys) * block_size),
-            ctypes.c_uint(block_size),
+            len(keys) * block_size,
+            block_size,
             grid=blocks,
-            block=(THREADS, 1),
-            device=q.device,
+            block=THREADS,
         )
 
 
@@ -148,12 +145,12 @@ def _num_blocks(num_tokens: int, num_heads: int, head_packs: int) -> int:
     return -(-num_shares // THREADS)
 
 
-def _strides(x: Tensor) -> tuple[ctypes.c_longlong, ctypes.c_longlong]:
-    return ctypes.c_longlong(x.stride(0)), ctypes.c_longlong(x.stride(1))
+def _strides(x: Tensor) -> tuple[int, int]:
+    return x.stride(0), x.stride(1)
 
 
 @functools.cache
-def _kernel(entry: str, dtype: torch.dtype, head_dim: int, vector: int, device: torch.device) -> int:
+def _kernel(entry: str, dtype: torch.dtype, head_dim: int, vector: int, device: torch.device) -> nvrtc.Kernel:
     return nvrtc.load(SOURCE, entry, device, defines(dtype, head_dim, vector))
 
 

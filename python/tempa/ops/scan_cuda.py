@@ -5,7 +5,6 @@ Registered for CUDA, CPU (the compiled core) and fake tensors. What it sums is c
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from typing import Any
 
@@ -82,17 +81,16 @@ def sums_into(
         nvrtc.launch(
             _kernel(values is not None, rewards.device),
             *(sums, returns, rewards, values, last_values, offsets),
-            ctypes.c_longlong(num_responses),
-            ctypes.c_float(gamma),
-            ctypes.c_float(gamma * lam),
+            num_responses,
+            gamma,
+            gamma * lam,
             grid=-(-num_responses // WARPS),
-            block=(WARPS * 32, 1),
-            device=rewards.device,
+            block=WARPS * 32,
         )
 
 
 @functools.cache
-def _kernel(has_values: bool, device: torch.device) -> int:
+def _kernel(has_values: bool, device: torch.device) -> nvrtc.Kernel:
     return nvrtc.load(SOURCE, "discounted_sums", device, defines(has_values=has_values))
 
 

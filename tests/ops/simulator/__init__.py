@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from simulator.build import FOLDER, CompileError, library, line_of
 from tempa.ops import nvrtc
+from tempa.ops.signature import NUMBERS, POINTER, TENSOR_MAP, signatures
 from tempa.ops.tensor_map import TensorMap
 
 __all__ = ["FOLDER", "TIMINGS", "Argument", "CompileError", "SimulationError", "TensorMap", "simulate"]
@@ -24,7 +26,9 @@ TIMINGS = ("early", "late", "mixed")
 LIMIT_S = 120
 REPORT_BYTES = 8192
 # Kinds of arguments, as in launch.cpp.
-VALUE, BUFFER, TENSOR_MAP = range(3)
+VALUE, BUFFER, MAP = range(3)
+# What is passed for what is not declared as a number.
+ACCEPTED = {POINTER: Tensor | None, TENSOR_MAP: TensorMap}
 # NaN in all floating types, as in memory.hpp, and what it is as integers.
 POISON = 0xFF
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -36,7 +40,7 @@ class SimulationError(Exception):
     """What a kernel did wrong: says in which block and thread, and where in the source if that is known."""
 
 
-Argument = Tensor | TensorMap | ctypes._SimpleCData | None
+Argument = Tensor | TensorMap | int | float | None
 
 
 class _BoxMap(ctypes.Structure):
@@ -107,10 +111,10 @@ def simulate(
     Args:
         source: File name in `cuda/`, or the path of a kernel elsewhere.
         entry: Name of the `extern "C" __global__` function.
-        arguments: CPU tensors of any dtype and layout, None for a missing one, and ctypes numbers of the
-            declared width. The address of a copy has the same remainder by 16 as the tensor's. Gaps of a
-            tensor that is not contiguous read as NaN and must not be written. Two arguments share memory only
-            if they are the same tensor. A `TensorMap` stands for its tensor.
+        arguments: CPU tensors of any dtype and layout, None for a missing one, and numbers. The address of a
+            copy has the same remainder by 16 as the tensor's. Gaps of a tensor that is not contiguous read as
+            NaN and must not be written. Two arguments share memory only if they are the same tensor. A
+            `TensorMap` stands for its tensor.
         grid: Blocks: x, or (x, y), or (x, y, z).
         block: Threads of a block, in the same way.
         shared_bytes: Dynamic shared memory of a block.
@@ -126,27 +130,40 @@ def simulate(
         CompileError: If g++ rejects the source.
 
     >>> x = torch.arange(64.0)
-    >>> simulate(FOLDER / "kernels" / "scale.cu", "scale", x, ctypes.c_float(2), grid=2, block=32)
+    >>> simulate(FOLDER / "kernels" / "scale.cu", "scale", x, 2.0, grid=2, block=32)
     >>> x[-1]
     tensor(126.)
     """
     path = nvrtc.SOURCES / source
     kernels = library(path, tuple(sorted((defines or {}).items())))
     launch = _Launch(_three(grid), _three(block), shared_bytes, TIMINGS.index(timing), seed)
+    kinds = signatures(path.read_text()).get(entry)
+    if kinds is None:
+        raise SimulationError(f"{path.name}: {entry}: the source has no entry point of this name")
+    if len(kinds) != len(arguments):
+        raise SimulationError(f"{entry}: the kernel takes {len(kinds)} arguments, but {len(arguments)} came")
     buffers: dict[object, _Buffer] = {}
     values, alive = [], []
-    for argument in arguments:
+    for i, (argument, kind) in enumerate(zip(arguments, kinds, strict=True)):
+        if not isinstance(argument, ACCEPTED.get(kind, int | float)):
+            raise SimulationError(f"{entry}: argument {i} is declared {kind}, got {argument}")
         if isinstance(argument, Tensor | TensorMap):
             tensor = argument if isinstance(argument, Tensor) else argument.tensor
             buffer = _Buffer(tensor)
             buffer = buffers.setdefault(buffer.key, buffer)
             value = _Argument(buffer.bytes.data_ptr(), buffer.num_bytes, BUFFER, tensor.data_ptr() % 16)
             if isinstance(argument, TensorMap):
-                value.kind, value.map = TENSOR_MAP, ctypes.pointer(_BoxMap.of(argument))
+                value.kind, value.map = MAP, ctypes.pointer(_BoxMap.of(argument))
         else:
-            number = ctypes.c_void_p() if argument is None else argument
-            value = _Argument(ctypes.addressof(number), ctypes.sizeof(number), VALUE)
-            alive.append(number)
+            try:
+                number = struct.pack(NUMBERS.get(kind, "P"), argument or 0)
+            except (struct.error, OverflowError) as error:
+                raise SimulationError(
+                    f"{entry}: argument {i} is declared {kind}, got {argument}: {error}"
+                ) from error
+            held = ctypes.create_string_buffer(number, len(number))
+            value = _Argument(ctypes.addressof(held), len(number), VALUE)
+            alive.append(held)
         values.append(value)
     report = ctypes.create_string_buffer(REPORT_BYTES)
     instruction = kernels.simulate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import re
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tempa.ops import nvrtc
+from tempa.ops.signature import signatures
 
 FOLDER = Path(__file__).parent
 # Where `pytest --cache-clear` looks.
@@ -34,7 +34,6 @@ KERNEL = """
 #include "{source}"
 const simulator::Kernel simulator::kernels[] = {{{entries}, {{}}}};
 """
-ENTRY = re.compile(r"\b__global__ void\s+(?:__launch_bounds__\(.*?\)\s+)?(\w+)\(", re.DOTALL)
 
 
 class CompileError(Exception):
@@ -46,7 +45,7 @@ def library(source: Path, defines: tuple[tuple[str, str | int], ...]) -> ctypes.
     """The kernels of a source, compiled with these macros, and the simulator that runs them."""
     prefix, *objects = _own_parts()
     macros = "\n".join(f"#define {name} {value}" for name, value in defines)
-    entries = ", ".join(f"ENTRY_POINT({entry})" for entry in ENTRY.findall(source.read_text()))
+    entries = ", ".join(f"ENTRY_POINT({entry})" for entry in signatures(source.read_text()))
     text = KERNEL.format(source=source, macros=macros, entries=entries)
     flags = [*KERNEL_FLAGS, "-include", str(prefix.with_suffix("")), "-c", "-x", "c++", "-"]
     kernel = _built(f"{source.stem}.o", flags, [source, prefix, *_headers()], text)

@@ -10,24 +10,24 @@ struct alignas(1024) Box {
 
 // Loads a box of a tensor of RANK dimensions, shows how it lies in shared memory, and stores it elsewhere.
 extern "C" __global__ void move_box(unsigned char* seen, const __grid_constant__ TensorMap from,
-                                    const __grid_constant__ TensorMap to, int num_bytes, int4 corner) {
+                                    const __grid_constant__ TensorMap to, int num_bytes, int x, int y, int z, int w) {
     Box& box = dynamic_shared<Box>();
     if (threadIdx.x == 0) {
         mbarrier_init(box.barrier, 1);
         fence_mbarrier_init();
         prefetch_tensor_map(from);
         mbarrier_arrive_expecting(box.barrier, num_bytes);
-        if (RANK == 2) load_box(box.bytes, from, box.barrier, corner.x, corner.y);
-        if (RANK == 3) load_box(box.bytes, from, box.barrier, corner.x, corner.y, corner.z);
-        if (RANK == 4) load_box(box.bytes, from, box.barrier, corner.x, corner.y, corner.z, corner.w);
+        if (RANK == 2) load_box(box.bytes, from, box.barrier, x, y);
+        if (RANK == 3) load_box(box.bytes, from, box.barrier, x, y, z);
+        if (RANK == 4) load_box(box.bytes, from, box.barrier, x, y, z, w);
     }
     __syncthreads();
     mbarrier_wait(box.barrier, 0);
     for (int i = threadIdx.x; i < num_bytes; i += blockDim.x) seen[i] = box.bytes[i];
     if (threadIdx.x == 0) {
-        if (RANK == 2) store_box(to, box.bytes, corner.x, corner.y);
-        if (RANK == 3) store_box(to, box.bytes, corner.x, corner.y, corner.z);
-        if (RANK == 4) store_box(to, box.bytes, corner.x, corner.y, corner.z, corner.w);
+        if (RANK == 2) store_box(to, box.bytes, x, y);
+        if (RANK == 3) store_box(to, box.bytes, x, y, z);
+        if (RANK == 4) store_box(to, box.bytes, x, y, z, w);
         store_box_commit();
         store_box_wait<0>();
     }
