@@ -3,13 +3,15 @@
 //   norm_forward   y  = u * w + b                                               moves 2*N*D elements (x once, y once)
 //   norm_backward  dx = s * (w*dy - u * mean(w*dy * u) [- mean(w*dy)])          moves 3*N*D elements (x, dy, dx once)
 //                  dw = sum over rows of dy * u, db = sum over rows of dy       and D float32 of each for each block
-// RESIDUAL: x is the sum of the input and the residual stream, rounded to ELEMENT and also written; its gradient adds
-// that of the sum. Two more moves forward, one more backward.
+// RESIDUAL: x is the sum of a branch and the residual stream, rounded to ELEMENT and also written; its gradient adds
+// that of the sum. Two more moves forward, one more backward. Branch and y may be 16-bit beside a float32 stream, as
+// they are between matrix products under autocast; the branch then has a gradient of its own type, one more move.
 // Reference: tempa.ops.reference.rms_norm and layer_norm. A row stays in registers; sums are float32, and their order
 // depends on the launch shape alone, so results repeat bit for bit. The host checks that D fits and packs are aligned.
 //
-// Compiled for one shape: ELEMENT (float, bf16, fp16), VECTOR elements a pack, THREADS a row (a power of two),
-// PACKS a thread, ROWS a block (1 if THREADS > 32); CENTRED, WEIGHTED, BIASED, RESIDUAL 0 or 1. Block (THREADS, ROWS).
+// Compiled for one shape: ELEMENT (float, bf16, fp16), BRANCH and OUTPUT the same or, beside float, one of 16 bits;
+// VECTOR elements a pack, THREADS a row (a power of two), PACKS a thread, ROWS a block (1 if THREADS > 32);
+// CENTRED, WEIGHTED, BIASED, RESIDUAL 0 or 1. Block (THREADS, ROWS).
 #include "pack.cuh"
 
 constexpr int LANES = THREADS < 32 ? THREADS : 32;
@@ -57,7 +59,7 @@ __device__ __forceinline__ float centre_of(const Elements (&row)[PACKS], bool is
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS * ROWS)
-norm_forward(ELEMENT* __restrict__ y, ELEMENT* __restrict__ sum, const ELEMENT* __restrict__ x,
+norm_forward(OUTPUT* __restrict__ y, ELEMENT* __restrict__ sum, const BRANCH* __restrict__ x,
              const ELEMENT* __restrict__ residual, const ELEMENT* __restrict__ weight, const ELEMENT* __restrict__ bias,
              long long num_rows, int width, float eps) {
     const long long row = (long long)blockIdx.x * ROWS + threadIdx.y;
@@ -67,7 +69,7 @@ norm_forward(ELEMENT* __restrict__ y, ELEMENT* __restrict__ sum, const ELEMENT* 
     for (int pack = 0; pack < PACKS; ++pack) {
         const int column = column_of(pack);
         if (is_row && column < width) {
-            row_x[pack] = load_pack<VECTOR>(x + row * width + column);
+            row_x[pack] = converted<ELEMENT>(load_pack<VECTOR>(x + row * width + column));
             if (RESIDUAL) {
                 const Elements stream = load_pack<VECTOR>(residual + row * width + column);
 #pragma unroll
@@ -95,7 +97,8 @@ norm_forward(ELEMENT* __restrict__ y, ELEMENT* __restrict__ sum, const ELEMENT* 
     for (int pack = 0; pack < PACKS; ++pack) {
         const int column = column_of(pack);
         if (is_row && column < width) {
-            Elements gain, shift, out;
+            Elements gain, shift;
+            Pack<OUTPUT, VECTOR> out;
             if (WEIGHTED) gain = load_pack<VECTOR>(weight + column);
             if (BIASED) shift = load_pack<VECTOR>(bias + column);
 #pragma unroll
@@ -134,15 +137,18 @@ __device__ __forceinline__ void write_sums(float* to, const float (&sums)[PACKS 
 }
 
 // Blocks take rows in turn. dweight and dbias are (gridDim.x, D): the sums of each block, added up by the caller.
+// dbranch is dx in the type of the branch, or null.
 extern "C" __global__ void __launch_bounds__(THREADS * ROWS)
-norm_backward(ELEMENT* __restrict__ dx, float* __restrict__ dweight, float* __restrict__ dbias,
-              const ELEMENT* __restrict__ dy, const ELEMENT* __restrict__ dsum, const ELEMENT* __restrict__ x,
-              const ELEMENT* __restrict__ weight, long long num_rows, int width, float eps) {
+norm_backward(ELEMENT* __restrict__ dx, BRANCH* __restrict__ dbranch, float* __restrict__ dweight,
+              float* __restrict__ dbias, const OUTPUT* __restrict__ dy, const ELEMENT* __restrict__ dsum,
+              const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ weight, long long num_rows, int width,
+              float eps) {
     float gain_sum[PACKS * VECTOR] = {}, shift_sum[PACKS * VECTOR] = {};
     for (long long first = (long long)blockIdx.x * ROWS; first < num_rows; first += (long long)gridDim.x * ROWS) {
         const long long row = first + threadIdx.y;
         const bool is_row = row < num_rows;
-        Elements row_x[PACKS], row_dy[PACKS], row_dsum[PACKS];
+        Elements row_x[PACKS], row_dsum[PACKS];
+        Pack<OUTPUT, VECTOR> row_dy[PACKS];
 #pragma unroll
         for (int pack = 0; pack < PACKS; ++pack) {
             const int column = column_of(pack);
@@ -192,6 +198,7 @@ norm_backward(ELEMENT* __restrict__ dx, float* __restrict__ dweight, float* __re
                     from_float(RESIDUAL ? of_norm + to_float(row_dsum[pack].at[i]) : of_norm, out.at[i]);
                 }
                 store_pack<VECTOR>(dx + row * width + column, out);
+                if (dbranch) store_pack<VECTOR>(dbranch + row * width + column, converted<BRANCH>(out));
             }
         }
     }

@@ -27,3 +27,12 @@ template <int SIZE, class Element>
 __device__ __forceinline__ void store_pack(Element* to, const Pack<Element, SIZE>& pack) {
     *reinterpret_cast<Pack<Element, SIZE>*>(to) = pack;
 }
+
+// The same numbers as elements of another type, each rounded once.
+template <class To, class From, int SIZE>
+__device__ __forceinline__ Pack<To, SIZE> converted(const Pack<From, SIZE>& pack) {
+    Pack<To, SIZE> result;
+#pragma unroll
+    for (int i = 0; i < SIZE; ++i) from_float(to_float(pack.at[i]), result.at[i]);
+    return result;
+}

@@ -13,6 +13,7 @@ def test_prewarm_fills_the_cache_list_shows_it_and_clear_empties_it(capsys) -> N
     assert {
         "norm.cu sm_90a bfloat16 rms width 32 without gain",
         "norm.cu sm_90a bfloat16 rms width 128",
+        "norm.cu sm_90a bfloat16 rms width 128 of a float32 stream, of a sum",
         "glu.cu sm_90a bfloat16 relu2",
         "scan.cu sm_90a advantages",
     } <= set(compiled)

@@ -84,6 +84,25 @@ def test_the_norm_of_a_sum_and_its_gradients_equal_the_reference(centred, width,
         torch.testing.assert_close(part.sum(0).double(), leaf.grad, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_float32_stream_takes_and_gives_16_bits_under_autocast(width) -> None:
+    stream, weight, dsum = (tensor.requires_grad_() for tensor in _tensors(100, width, torch.float32))
+    branch = stream.detach().flip(0).bfloat16().requires_grad_()
+    with torch.autocast("cuda", torch.bfloat16):
+        y, total = ops.add_rms_norm(branch, stream, weight, EPS, for_product=True)
+    assert (y.dtype, total.dtype) == (torch.bfloat16, torch.float32)
+    leaves = [branch.double(), stream.double(), weight.double()]
+    wide = [leaf.detach().requires_grad_() for leaf in leaves]
+    expected = rms_norm(wide[0] + wide[1], wide[2], EPS)
+    torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=2**-8)
+    dy = torch.randn_like(y)
+    ours = torch.autograd.grad((y, total), (branch, stream, weight), (dy, dsum))
+    theirs = torch.autograd.grad((expected, wide[0] + wide[1]), wide, (dy.double(), dsum.double()))
+    assert [gradient.dtype for gradient in ours] == [torch.bfloat16, torch.float32, torch.float32]
+    for our, their, tolerance in zip(ours, theirs, (2**-8, 1e-5, 1e-4), strict=True):
+        torch.testing.assert_close(our.double(), their, rtol=tolerance, atol=10 * tolerance)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rows_that_start_off_a_pack_are_read_element_by_element(dtype) -> None:
     x, weight, _ = _tensors(5, 64, dtype)
@@ -95,14 +114,14 @@ def test_rows_that_start_off_a_pack_are_read_element_by_element(dtype) -> None:
 def test_results_repeat_bit_for_bit() -> None:
     x, weight, dy = _tensors(5000, 1024, torch.bfloat16)
     runs = [torch.ops.tempa.norm_backward(dy, None, x, weight, EPS, False, False) for _ in range(3)]
-    for dx, dweight, _ in runs[1:]:
+    for dx, dweight, *_ in runs[1:]:
         assert torch.equal(dx, runs[0][0])
         assert torch.equal(dweight, runs[0][1])
 
 
 def test_no_rows_give_a_zero_weight_gradient() -> None:
     x, weight, dy = _tensors(0, 64, torch.float32)
-    dx, dweight, _ = torch.ops.tempa.norm_backward(dy, None, x, weight, EPS, False, False)
+    dx, dweight, *_ = torch.ops.tempa.norm_backward(dy, None, x, weight, EPS, False, False)
     assert dx.shape == (0, 64)
     assert torch.equal(dweight, torch.zeros_like(weight))
 

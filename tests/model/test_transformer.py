@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
+from torch import Tensor
 
 from tempa.data.packed import Packed
 from tempa.model import ModelConfig, ScalarHead, Transformer
 from tempa.model.config import PRESETS
-from tempa.ops import AttentionSpec
+from tempa.ops import AttentionSpec, norms
 
 SHAPES = {
     "modern": {},
@@ -66,6 +71,65 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = tiny(name)
     model.loss(batch_of(20, 7))[0].backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def summed_early(block: torch.nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A block that adds its last branch itself, as a norm of one tensor expects it."""
+
+    def forward(x: Tensor, _branch: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+        x, branch = block.__class__.forward(block, x, None, *rest)
+        x = x + branch
+        return x, torch.zeros_like(x)
+
+    return forward
+
+
+def values_and_gradients(model: Transformer, batch: Packed) -> list[Tensor]:
+    loss, _ = model.loss(batch)
+    return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_leaving_a_sum_to_the_next_norm_changes_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny(name), batch_of(5, 8)
+    ours = values_and_gradients(model, batch)
+    for block in model.blocks:
+        monkeypatch.setattr(block, "forward", summed_early(block))
+    assert all(torch.equal(a, b) for a, b in zip(ours, values_and_gradients(model, batch), strict=True))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_operators_of_cuda_give_the_same_values_and_gradients(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Norms and sums by `torch.ops.tempa`, whose CPU side stands in for the kernels."""
+    model, batch = tiny(name), batch_of(5, 8)
+    expected = values_and_gradients(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = values_and_gradients(model, batch)
+    monkeypatch.setattr(norms, "_is_fused", lambda _: True)
+    torch.testing.assert_close(values_and_gradients(model, batch), expected, rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        fused = values_and_gradients(model, batch)
+        assert model.hidden(batch).dtype == torch.bfloat16
+    torch.testing.assert_close(fused, rounded, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_a_block_can_be_compiled_and_computed_again_in_the_backward(
+    is_fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(norms, "_is_fused", lambda _: is_fused)
+    model, batch = tiny("gpt2"), batch_of(5, 8)
+    expected = values_and_gradients(model, batch)
+    forwards = [block.forward for block in model.blocks]
+    for block, forward in zip(model.blocks, forwards, strict=True):
+        again = partial(torch.utils.checkpoint.checkpoint, forward, use_reentrant=False)
+        monkeypatch.setattr(block, "forward", again)
+    assert all(torch.equal(a, b) for a, b in zip(values_and_gradients(model, batch), expected, strict=True))
+    for block, forward in zip(model.blocks, forwards, strict=True):
+        monkeypatch.setattr(block, "forward", torch.compile(forward, backend="aot_eager"))
+    torch.testing.assert_close(values_and_gradients(model, batch), expected)
 
 
 @pytest.mark.parametrize("name", SHAPES)

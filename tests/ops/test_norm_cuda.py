@@ -30,34 +30,41 @@ def _norm(x, weight, bias, centred):
     return reference.rms_norm(x, weight, EPS)
 
 
-def _check(source, num_rows, width, dtype, kind, aligned=True, seed=0):
-    """Values and gradients of the simulated kernels, which start with NaN in their outputs."""
+def _check(source, num_rows, width, dtype, kind, aligned=True, seed=0, narrow=None):
+    """Values and gradients of the simulated kernels, which start with NaN in their outputs.
+
+    With `narrow`, what is added to the residual stream and the result have that dtype.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*size):
         return torch.randn(size, generator=generator).to(dtype)
 
-    x, dy = draw(num_rows, width) + 3 * kind.centred, draw(num_rows, width)
+    narrow = narrow or dtype
+    x, dy = draw(num_rows, width) + 3 * kind.centred, draw(num_rows, width).to(narrow)
+    x = x.to(narrow) if kind.residual else x
     weight, bias = draw(width) if kind.weighted else None, draw(width) if kind.biased else None
     residual, dsum = (draw(num_rows, width) if kind.residual else None for _ in range(2))
     shape = Shape.of(width, dtype, aligned=aligned, biased=kind.biased)
     size = (num_rows, width, EPS)
-    launch = {"block": (shape.threads, shape.rows), "defines": shape.defines(dtype, kind), "seed": seed}
+    defines = shape.defines(dtype, kind, branch=x.dtype, output=narrow)
+    launch = {"block": (shape.threads, shape.rows), "defines": defines, "seed": seed}
 
-    y = torch.full_like(x, torch.nan)
-    total = torch.full_like(x, torch.nan) if kind.residual else None
+    y = torch.full_like(dy, torch.nan)
+    total = torch.full_like(residual, torch.nan) if kind.residual else None
     blocks = -(-num_rows // shape.rows)
     simulate(source, "norm_forward", y, total, x, residual, weight, bias, *size, grid=blocks, **launch)
     if total is not None:
         assert torch.equal(total, x + residual)
         x = total
     dx = torch.full_like(x, torch.nan)
+    dbranch = torch.full_like(dy, torch.nan) if kind.residual and narrow != dtype else None
     # Fewer blocks than rows, so that blocks take turns.
     blocks = -(-blocks // 2)
     dweight, dbias = (
         torch.full((blocks, width), torch.nan) if has else None for has in (kind.weighted, kind.biased)
     )
-    tensors = (dx, dweight, dbias, dy, dsum, x, weight)
+    tensors = (dx, dbranch, dweight, dbias, dy, dsum, x, weight)
     simulate(source, "norm_backward", *tensors, *size, grid=blocks, **launch)
 
     wide = [None if t is None else t.double().requires_grad_() for t in (x, weight, bias)]
@@ -65,8 +72,11 @@ def _check(source, num_rows, width, dtype, kind, aligned=True, seed=0):
     expected.backward(dy.double())
     assert wide[0] is not None
     dx_expected = wide[0].grad if dsum is None else wide[0].grad + dsum
-    tolerance = TOLERANCE[dtype]
+    tolerance = TOLERANCE[narrow]
     torch.testing.assert_close(y.double(), expected.detach(), rtol=tolerance, atol=2 * tolerance)
+    if dbranch is not None:
+        assert torch.equal(dbranch, dx.to(narrow))
+    tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(dx.double(), dx_expected, rtol=tolerance, atol=4 * tolerance)
     for sums, leaf in ((dweight, wide[1]), (dbias, wide[2])):
         if sums is not None:
@@ -97,18 +107,24 @@ def test_the_simulated_kernel_equals_the_reference(num_rows, width, dtype, kind,
         _check(SOURCE, num_rows, width, dtype, kind, aligned, seed)
 
 
+@pytest.mark.parametrize("kind", [RMS, ADD_RMS, ADD_LAYER], ids=str)
+def test_the_simulated_kernel_takes_and_gives_16_bits_beside_a_float32_stream(kind) -> None:
+    _check(SOURCE, 21, 40, torch.float32, kind, narrow=torch.bfloat16)
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
         ("__syncthreads();  // the sums before have been read", ""),
         ("grad - unit * along - shared", "grad - unit * along"),
         ("square[0] / width + eps", "square[0] / (width - 1) + eps"),
+        ("if (dbranch) store_pack", "if (!dbranch) store_pack"),
     ],
 )
 def test_a_missing_barrier_or_term_is_noticed(right, wrong, tmp_path) -> None:
     source = mutant(tmp_path, SOURCE, right, wrong)
     with pytest.raises((AssertionError, SimulationError)):
-        _check(source, 37, 24, torch.bfloat16, ADD_LAYER)
+        _check(source, 37, 24, torch.float32, ADD_LAYER, narrow=torch.bfloat16)
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100a", "sm_120"])
@@ -137,6 +153,17 @@ def test_the_kernels_compile_without_spills(arch, width, dtype, kind) -> None:
         assert 0 < needs.registers * shape.threads * shape.rows <= 65536, entry
 
 
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100a", "sm_120"])
+@pytest.mark.parametrize(("width", "kind"), [(768, ADD_RMS), (1792, ADD_RMS), (768, ADD_LAYER)], ids=str)
+@pytest.mark.usefixtures("kernel_cache")
+def test_the_kernels_of_a_float32_stream_under_autocast_compile_without_spills(arch, width, kind) -> None:
+    shape, half = Shape.of(width, torch.float32, biased=kind.biased), torch.bfloat16
+    defines = shape.defines(torch.float32, kind, branch=half, output=half)
+    for entry, needs in nvrtc.compile_source(SOURCE, arch=arch, defines=defines).resources().items():
+        assert needs.spilled_bytes == 0, entry
+        assert 0 < needs.registers * shape.threads * shape.rows <= 65536, entry
+
+
 def test_a_row_that_does_not_fit_a_block_is_rejected() -> None:
     with pytest.raises(ValueError, match="rows of 16385 elements exceed 16384"):
         Shape.of(16385, torch.bfloat16)
@@ -151,6 +178,8 @@ def test_what_the_kernels_cannot_read_is_rejected() -> None:
         norm_cuda.forward_into(y[:2], x, weight, None, EPS, centred=False)
     with pytest.raises(ValueError, match="a residual and the place of the sum come together"):
         norm_cuda.forward_into(y, x, weight, None, EPS, centred=False, residual=x)
+    with pytest.raises(ValueError, match=r"expected torch.bfloat16 on cpu, but got torch.float32"):
+        norm_cuda.forward_into(y, x.bfloat16(), weight.bfloat16(), None, EPS, centred=False)
     with pytest.raises(ValueError, match="is not contiguous"):
         norm_cuda.forward_into(y, x.T.contiguous().T, weight, None, EPS, centred=False)
     with pytest.raises(ValueError, match=r"sums for a weight and a bias are float32 \(blocks, 8\)"):
@@ -172,6 +201,9 @@ def test_the_operators_pass_opcheck(kind, shape) -> None:
     torch.library.opcheck(torch.ops.tempa.norm.default, (x, weight, bias, EPS, kind.centred))
     residual = torch.randn(shape, requires_grad=True)
     arguments = (x, residual, weight, bias, EPS, kind.centred)
+    torch.library.opcheck(torch.ops.tempa.add_norm.default, arguments)
+    branch = x.detach().bfloat16().requires_grad_()
+    arguments = (branch, residual, weight, bias, EPS, kind.centred, torch.bfloat16)
     torch.library.opcheck(torch.ops.tempa.add_norm.default, arguments)
 
 

@@ -99,6 +99,8 @@ def _variants(
     config: ModelConfig, dtype: torch.dtype, arch: str
 ) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
     """What a model of this shape runs: a name, the source and its macros."""
+    import torch
+
     from tempa.ops import (
         attention_kernels,
         glu_cuda,
@@ -109,13 +111,13 @@ def _variants(
     )
     from tempa.ops.cuda_tensors import pack_size
 
-    # The residual stream is normalised with a gain and perhaps a bias, queries and keys without.
-    centred = config.norm == "layer"
-    of_stream = norm_cuda.Kind(centred, weighted=True, biased=centred and config.bias)
-    for width, kind in ((config.width, of_stream), (config.head_dim, norm_cuda.Kind(weighted=False))):
-        shape = norm_cuda.Shape.of(width, dtype, biased=kind.biased)
-        what = f"{'layer' if kind.centred else 'rms'} width {width}{'' if kind.weighted else ' without gain'}"
-        yield what, (norm_cuda.SOURCE, shape.defines(dtype, kind))
+    # Under autocast the residual stream is float32; a model may also have been converted as a whole.
+    for stream in {dtype: None, torch.float32: None}:
+        yield from _norm_variants(config, stream, dtype)
+    if config.qk_norm:
+        shape = norm_cuda.Shape.of(config.head_dim, dtype)
+        what = f"rms width {config.head_dim} without gain"
+        yield what, (norm_cuda.SOURCE, shape.defines(dtype, norm_cuda.Kind(weighted=False)))
     if config.mlp != "gelu":
         function, gated = ("silu", True) if config.mlp == "swiglu" else ("relu2", False)
         vector = pack_size(config.mlp_width, dtype)
@@ -140,6 +142,25 @@ def _variants(
         for kernel in attention_kernels.KERNELS:
             defines = attention_kernels.defines(kernel.shape(config.head_dim, limit), config.head_dim, dtype)
             yield f"{kernel.entry}, heads of {config.head_dim}", (kernel.source, defines)
+
+
+def _norm_variants(
+    config: ModelConfig, stream: torch.dtype, product: torch.dtype
+) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
+    """Norms of a residual stream, alone and with what is added to it, for products of some dtype."""
+    from tempa.ops.norm_cuda import SOURCE, Kind, Shape
+
+    centred = config.norm == "layer"
+    biased = centred and config.bias
+    of = "" if stream == product else f" of a {str(stream).removeprefix('torch.')} stream"
+    name = f"{'layer' if centred else 'rms'} width {config.width}{of}"
+    alone, added = Kind(centred, True, biased), Kind(centred, True, biased, residual=True)
+    shape = Shape.of(config.width, stream, biased=biased)
+    yield name, (SOURCE, shape.defines(stream, alone, output=product))
+    yield f"{name}, of a sum", (SOURCE, shape.defines(stream, added, branch=product, output=product))
+    if config.embedding_norm:
+        shape, kind = Shape.of(config.width, stream), Kind(weighted=False)
+        yield f"rms width {config.width}{of}, without gain", (SOURCE, shape.defines(stream, kind))
 
 
 def _list() -> None:

@@ -17,6 +17,8 @@ from tempa.model.init import initialize
 from tempa.ops import (
     AttentionSpec,
     LayerCache,
+    add_layer_norm,
+    add_rms_norm,
     attention,
     layer_norm,
     linear_cross_entropy,
@@ -40,11 +42,15 @@ class Norm(nn.Module):
         has_bias = config.bias and not self.is_rms
         self.bias = nn.Parameter(torch.zeros(config.width)) if has_bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
+    def forward(self, x: Tensor, branch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Add the branch to the residual stream, (..., width), and return the norm of that and the sum."""
+        if branch is None:
+            if self.is_rms:
+                return rms_norm(x, self.weight, self.eps, for_product=True), x
+            return layer_norm(x, self.weight, self.bias, self.eps, for_product=True), x
         if self.is_rms:
-            return rms_norm(x, self.weight, self.eps)
-        return layer_norm(x, self.weight, self.bias, self.eps)
+            return add_rms_norm(branch, x, self.weight, self.eps, for_product=True)
+        return add_layer_norm(branch, x, self.weight, self.bias, self.eps, for_product=True)
 
 
 class Attention(nn.Module):
@@ -104,7 +110,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))` (pre-norm; ch2 B3)."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))` (pre-norm; ch2 B3).
+
+    Each sum is left to the norm that comes next, so on CUDA the two are one kernel.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -114,12 +123,17 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(
-        self, x: Tensor, turns: Tensor | None, spec: AttentionSpec, cache: LayerCache | None
-    ) -> Tensor:
-        """(T, width) to (T, width)."""
-        x = x + self.attention(self.attention_norm(x), turns, spec, cache)
-        out: Tensor = x + self.mlp(self.mlp_norm(x))
-        return out
+        self,
+        x: Tensor,
+        branch: Tensor | None,
+        turns: Tensor | None,
+        spec: AttentionSpec,
+        cache: LayerCache | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream and what is still to be added to it, (T, width) both, in and out."""
+        normed, x = self.attention_norm(x, branch)
+        normed, x = self.mlp_norm(x, self.attention(normed, turns, spec, cache))
+        return x, self.mlp(normed)
 
 
 class Transformer(nn.Module):
@@ -204,9 +218,10 @@ class Transformer(nn.Module):
             )
         if c.embedding_norm:
             x = rms_norm(x, eps=c.norm_eps)
+        branch = None
         for i, block in enumerate(self.blocks):
-            x = block(x, turns, attention, None if cache is None else cache.layer(i))
-        hidden: Tensor = self.final_norm(x)
+            x, branch = block(x, branch, turns, attention, None if cache is None else cache.layer(i))
+        hidden: Tensor = self.final_norm(x, branch)[0]
         return hidden
 
     def hidden(self, batch: Packed) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tempa.ops import nvrtc
-from tempa.ops.cuda_tensors import ELEMENTS, check, is_aligned, pack_size
+from tempa.ops.cuda_tensors import ELEMENTS, check, check_same, is_aligned, pack_size
 from tempa.ops.norms import rms_norm_gradients
 
 SOURCE = "norm.cu"
@@ -78,10 +78,18 @@ class Shape:
             )
         return cls(vector, threads, packs, BLOCK_THREADS // threads if threads <= 32 else 1)
 
-    def defines(self, dtype: torch.dtype, kind: Kind) -> dict[str, str | int]:
-        """The macros that `norm.cu` is compiled with."""
+    def defines(
+        self,
+        dtype: torch.dtype,
+        kind: Kind,
+        *,
+        branch: torch.dtype | None = None,
+        output: torch.dtype | None = None,
+    ) -> dict[str, str | int]:
+        """The macros that `norm.cu` is compiled with; branch and output have the stream's dtype when None."""
         numbers = {name.upper(): int(value) for name, value in (asdict(self) | asdict(kind)).items()}
-        return {"ELEMENT": ELEMENTS[dtype], **numbers}
+        types = {"ELEMENT": dtype, "BRANCH": branch or dtype, "OUTPUT": output or dtype}
+        return {name: ELEMENTS[element] for name, element in types.items()} | numbers
 
 
 def _power_of_two(number: int) -> int:
@@ -103,8 +111,8 @@ def forward_into(
     """Write the norm of the rows of x, or of x + residual, to y.
 
     Args:
-        y: (..., D).
-        x: (..., D).
+        y: (..., D); beside float32 rows it may be bfloat16 or float16.
+        x: (..., D); with a float32 residual it may be bfloat16 or float16.
         weight: (D,) or None.
         bias: (D,) or None.
         eps: Added under the root.
@@ -113,15 +121,17 @@ def forward_into(
         total: (..., D), where the sum goes, with a residual.
 
     Raises:
-        ValueError: If a tensor is not contiguous, or differs from x in dtype, device or shape.
+        ValueError: If a tensor is not contiguous, or does not fit the others in dtype, device or shape.
     """
     kind = Kind(centred, weight is not None, bias is not None, residual is not None)
     if (residual is None) != (total is None):
         raise ValueError("a norm on CUDA: a residual and the place of the sum come together")
-    num_rows, shape = _rows(kind, x, (y, residual, total), (weight, bias))
+    rows = x if residual is None else residual
+    num_rows, shape = _rows(kind, rows, (total,), (weight, bias), narrow=(y, x))
     if num_rows:
         tensors = (y, total, x, residual, weight, bias)
-        _launch("norm_forward", shape, kind, x, -(-num_rows // shape.rows), tensors, num_rows, eps)
+        kernel = _kernel("norm_forward", shape, rows.dtype, kind, x.dtype, y.dtype, x.device)
+        _launch(kernel, shape, rows, -(-num_rows // shape.rows), tensors, num_rows, eps)
 
 
 def backward_into(
@@ -135,6 +145,7 @@ def backward_into(
     *,
     centred: bool,
     dsum: Tensor | None = None,
+    dbranch: Tensor | None = None,
 ) -> None:
     """Write the gradient of x to dx and the sums over rows of each block to dweight and dbias.
 
@@ -142,12 +153,13 @@ def backward_into(
         dx: (..., D) like x.
         dweight: (blocks, D) float32 for any number of blocks, such as `num_blocks`; None without a weight.
         dbias: The same for a bias.
-        dy: (..., D) gradient of the result.
+        dy: (..., D) gradient of the result, in its dtype.
         x: (..., D), what was normalised: with a residual, the sum.
         weight: (D,) or None, as in the forward call.
         eps: As in the forward call.
         centred: As in the forward call.
         dsum: (..., D) gradient of the sum with the residual, if there was one.
+        dbranch: (..., D), where dx also goes, in the dtype of what was added to the residual; or None.
 
     Raises:
         ValueError: If a tensor is not contiguous, or does not fit x in dtype, device or shape.
@@ -160,11 +172,13 @@ def backward_into(
         for part in sums
     ):
         raise ValueError(f"a norm on CUDA: sums for a weight and a bias are float32 (blocks, {width})")
-    num_rows, shape = _rows(kind, x, (dx, dy, dsum), (weight,))
+    num_rows, shape = _rows(kind, x, (dx, dsum), (weight,), narrow=(dy, dbranch))
     if num_rows:
         blocks = len(sums[0]) if sums else num_blocks(x, kind)
-        tensors = (dx, dweight, dbias, dy, dsum, x, weight)
-        _launch("norm_backward", shape, kind, x, blocks, tensors, num_rows, eps)
+        tensors = (dx, dbranch, dweight, dbias, dy, dsum, x, weight)
+        branch = x.dtype if dbranch is None else dbranch.dtype
+        kernel = _kernel("norm_backward", shape, x.dtype, kind, branch, dy.dtype, x.device)
+        _launch(kernel, shape, x, blocks, tensors, num_rows, eps)
 
 
 def num_blocks(x: Tensor, kind: Kind) -> int:
@@ -176,17 +190,27 @@ def num_blocks(x: Tensor, kind: Kind) -> int:
 
 
 def _rows(
-    kind: Kind, x: Tensor, like_x: tuple[Tensor | None, ...], vectors: tuple[Tensor | None, ...]
+    kind: Kind,
+    x: Tensor,
+    like_x: tuple[Tensor | None, ...],
+    vectors: tuple[Tensor | None, ...],
+    *,
+    narrow: tuple[Tensor | None, ...] = (),
 ) -> tuple[int, Shape]:
+    """Rows and shape, after a check; what is `narrow` may have 16 bits beside a float32 x."""
     check("a norm", x, *like_x, *vectors)
+    for tensor in narrow:
+        if tensor is not None:
+            check("a norm", tensor)
+            check_same("a norm", x, tensor, tensor.dtype if x.dtype == torch.float32 else x.dtype)
     width = x.shape[-1]
-    for tensors, expected in ((like_x, x.shape), (vectors, (width,))):
+    for tensors, expected in (((*like_x, *narrow), x.shape), (vectors, (width,))):
         for tensor in tensors:
             if tensor is not None and tensor.shape != expected:
                 raise ValueError(
                     f"a norm on CUDA: expected a tensor of shape {tuple(expected)}, got {tuple(tensor.shape)}"
                 )
-    shape = _shape(width, x.dtype, is_aligned(x, *like_x, *vectors), kind.biased)
+    shape = _shape(width, x.dtype, is_aligned(x, *like_x, *vectors, *narrow), kind.biased)
     return x.numel() // width if width else 0, shape
 
 
@@ -196,66 +220,91 @@ def _shape(width: int, dtype: torch.dtype, aligned: bool, biased: bool) -> Shape
 
 
 def _launch(
-    entry: str,
+    kernel: nvrtc.Kernel,
     shape: Shape,
-    kind: Kind,
     x: Tensor,
     blocks: int,
     tensors: tuple[Tensor | None, ...],
     num_rows: int,
     eps: float,
 ) -> None:
-    nvrtc.launch(
-        _kernel(entry, shape, x.dtype, kind, x.device),
-        *tensors,
-        num_rows,
-        x.shape[-1],
-        eps,
-        grid=blocks,
-        block=(shape.threads, shape.rows),
-    )
+    block = (shape.threads, shape.rows)
+    nvrtc.launch(kernel, *tensors, num_rows, x.shape[-1], eps, grid=blocks, block=block)
 
 
 @functools.cache
-def _kernel(entry: str, shape: Shape, dtype: torch.dtype, kind: Kind, device: torch.device) -> nvrtc.Kernel:
-    return nvrtc.load(SOURCE, entry, device, shape.defines(dtype, kind))
+def _kernel(
+    entry: str,
+    shape: Shape,
+    dtype: torch.dtype,
+    kind: Kind,
+    branch: torch.dtype,
+    output: torch.dtype,
+    device: torch.device,
+) -> nvrtc.Kernel:
+    return nvrtc.load(SOURCE, entry, device, shape.defines(dtype, kind, branch=branch, output=output))
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-def _norm_cuda(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
+def _norm_cuda(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    centred: bool,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     x = x.contiguous()
-    y = torch.empty_like(x)
+    y = torch.empty_like(x, dtype=dtype)
     forward_into(y, x, _contiguous(weight), _contiguous(bias), eps, centred=centred)
     return y
 
 
 def _add_norm_cuda(
-    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    centred: bool,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     x, residual = x.contiguous(), residual.contiguous()
-    y, total = torch.empty_like(x), torch.empty_like(x)
+    y, total = torch.empty_like(residual, dtype=dtype), torch.empty_like(residual)
     gain, shift = _contiguous(weight), _contiguous(bias)
     forward_into(y, x, gain, shift, eps, centred=centred, residual=residual, total=total)
     return y, total
 
 
 def _backward_cuda(
-    dy: Tensor, dsum: Tensor | None, x: Tensor, weight: Tensor | None, eps: float, centred: bool, biased: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    dy: Tensor,
+    dsum: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    centred: bool,
+    biased: bool,
+    branch: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x = x.contiguous()
     dx = torch.empty_like(x)
+    dbranch = None if branch is None else torch.empty_like(x, dtype=branch)
     kind = Kind(centred, weight is not None, biased, dsum is not None)
     blocks = num_blocks(x, kind)
     dweight, dbias = (
         x.new_empty(blocks, x.shape[-1], dtype=torch.float32) if has else None
         for has in (weight is not None, biased)
     )
-    gain = _contiguous(weight)
-    backward_into(dx, dweight, dbias, dy.contiguous(), x, gain, eps, centred=centred, dsum=_contiguous(dsum))
-    return dx, _total(dweight, x), _total(dbias, x)
+    backward_into(
+        *(dx, dweight, dbias, dy.contiguous(), x, _contiguous(weight), eps),
+        centred=centred,
+        dsum=_contiguous(dsum),
+        dbranch=dbranch,
+    )
+    return dx, _total(dweight, x), _total(dbias, x), x.new_empty(0) if dbranch is None else dbranch
 
 
 def _total(sums: Tensor | None, x: Tensor) -> Tensor:
@@ -263,24 +312,46 @@ def _total(sums: Tensor | None, x: Tensor) -> Tensor:
     return x.new_empty(0) if sums is None else sums.sum(0).to(x.dtype)
 
 
-def _norm_cpu(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
+def _norm_cpu(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    centred: bool,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     if centred:
-        return F.layer_norm(x, x.shape[-1:], weight, bias, eps).contiguous()
-    y = F.rms_norm(x, x.shape[-1:], weight, eps)
-    return (y if bias is None else y + bias).contiguous()
+        y = F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    else:
+        y = F.rms_norm(x, x.shape[-1:], weight, eps)
+        y = y if bias is None else y + bias
+    return y.to(dtype or x.dtype).contiguous()
 
 
 def _add_norm_cpu(
-    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    centred: bool,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     total = (x + residual).contiguous()
-    return _norm_cpu(total, weight, bias, eps, centred), total
+    return _norm_cpu(total, weight, bias, eps, centred, dtype), total
 
 
 def _backward_cpu(
-    dy: Tensor, dsum: Tensor | None, x: Tensor, weight: Tensor | None, eps: float, centred: bool, biased: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    dweight = None
+    dy: Tensor,
+    dsum: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    centred: bool,
+    biased: bool,
+    branch: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dy, dweight = dy.to(x.dtype), None
     if centred:
         _, mean, scale = torch.native_layer_norm(x, x.shape[-1:], weight, None, eps)
         mask = [True, weight is not None, False]
@@ -291,68 +362,98 @@ def _backward_cpu(
         dx, dweight = rms_norm_gradients(dy, x, weight, eps)
     if dsum is not None:
         dx = dx + dsum
-    dbias = dy.flatten(0, -2).sum(0) if biased else x.new_empty(0)
-    return dx.contiguous(), x.new_empty(0) if dweight is None else dweight, dbias
+    empty = x.new_empty(0)
+    dbias = dy.flatten(0, -2).sum(0) if biased else empty
+    dbranch = empty if branch is None else dx.to(branch, copy=True)
+    return dx.contiguous(), x.new_empty(0) if dweight is None else dweight, dbias, dbranch.contiguous()
 
 
-def _norm_fake(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
+def _norm_fake(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    centred: bool,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     del weight, bias, eps, centred
-    return x.new_empty(x.shape)
+    return x.new_empty(x.shape, dtype=dtype)
 
 
 def _add_norm_fake(
-    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    centred: bool,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    del residual, weight, bias, eps, centred
-    return x.new_empty(x.shape), x.new_empty(x.shape)
+    del x, weight, bias, eps, centred
+    return residual.new_empty(residual.shape, dtype=dtype), residual.new_empty(residual.shape)
 
 
 def _backward_fake(
-    dy: Tensor, dsum: Tensor | None, x: Tensor, weight: Tensor | None, eps: float, centred: bool, biased: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    dy: Tensor,
+    dsum: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    centred: bool,
+    biased: bool,
+    branch: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     del dy, dsum, eps, centred
     width = x.shape[-1]
     dweight, dbias = x.new_empty(0 if weight is None else width), x.new_empty(width if biased else 0)
-    return x.new_empty(x.shape), dweight, dbias
+    dbranch = x.new_empty(0) if branch is None else x.new_empty(x.shape, dtype=branch)
+    return x.new_empty(x.shape), dweight, dbias, dbranch
 
 
 def _setup_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    x, weight, bias, ctx.eps, ctx.centred = inputs
-    ctx.biased = bias is not None
+    x, weight, bias, ctx.eps, ctx.centred, _ = inputs
+    ctx.biased, ctx.branch = bias is not None, None
     ctx.save_for_backward(x, weight)
 
 
 def _setup_add_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, _, weight, bias, ctx.eps, ctx.centred = inputs
-    ctx.biased = bias is not None
+    x, residual, weight, bias, ctx.eps, ctx.centred, _ = inputs
+    ctx.biased, ctx.branch = bias is not None, None if x.dtype == residual.dtype else x.dtype
     ctx.save_for_backward(output[1], weight)
 
 
 def _norm_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradients(ctx, dy, None), None, None
+    dx, dweight, dbias, _ = _gradients(ctx, dy, None)
+    return dx, dweight, dbias, None, None, None
 
 
 def _add_norm_gradients(ctx: Any, dy: Tensor, dsum: Tensor) -> tuple[Tensor | None, ...]:
-    dx, dweight, dbias = _gradients(ctx, dy, dsum)
-    return dx, dx, dweight, dbias, None, None
+    dx, dweight, dbias, dbranch = _gradients(ctx, dy, dsum)
+    return dx if ctx.branch is None else dbranch, dx, dweight, dbias, None, None, None
 
 
-def _gradients(ctx: Any, dy: Tensor, dsum: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _gradients(
+    ctx: Any, dy: Tensor, dsum: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     x, weight = ctx.saved_tensors
-    dx, dweight, dbias = torch.ops.tempa.norm_backward(dy, dsum, x, weight, ctx.eps, ctx.centred, ctx.biased)
-    return dx, None if weight is None else dweight, dbias if ctx.biased else None
+    dx, dweight, dbias, dbranch = torch.ops.tempa.norm_backward(
+        dy, dsum, x, weight, ctx.eps, ctx.centred, ctx.biased, ctx.branch
+    )
+    return dx, None if weight is None else dweight, dbias if ctx.biased else None, dbranch
 
 
 _library: Any = torch.library.Library("tempa", "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define("norm(Tensor x, Tensor? weight, Tensor? bias, float eps, bool centred) -> Tensor")
 _library.define(
-    "add_norm(Tensor x, Tensor residual, Tensor? weight, Tensor? bias, float eps, bool centred)"
-    " -> (Tensor, Tensor)"
+    "norm(Tensor x, Tensor? weight, Tensor? bias, float eps, bool centred, ScalarType? dtype=None) -> Tensor"
 )
 _library.define(
-    "norm_backward(Tensor dy, Tensor? dsum, Tensor x, Tensor? weight, float eps, bool centred, bool biased)"
-    " -> (Tensor, Tensor, Tensor)"
+    "add_norm(Tensor x, Tensor residual, Tensor? weight, Tensor? bias, float eps, bool centred,"
+    " ScalarType? dtype=None) -> (Tensor, Tensor)"
+)
+_library.define(
+    "norm_backward(Tensor dy, Tensor? dsum, Tensor x, Tensor? weight, float eps, bool centred, bool biased,"
+    " ScalarType? branch=None) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 for _name, _cuda, _cpu, _fake in (
     ("norm", _norm_cuda, _norm_cpu, _norm_fake),

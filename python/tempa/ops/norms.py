@@ -1,4 +1,8 @@
-"""Normalisation over the last dimension, with statistics in float32 or wider."""
+"""Normalisation over the last dimension, with statistics in float32 or wider.
+
+`for_product` says that the result goes to matrix products and nowhere else. Under autocast on CUDA it is then
+rounded to their dtype by the kernel of the norm, and not by another one after it.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+def rms_norm(
+    x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, for_product: bool = False
+) -> Tensor:
     """`x * weight / sqrt(mean(x^2) + eps)` (Zhang and Sennrich, 2019, equation 4).
 
     Args:
         x: (..., D), any floating dtype; the result has the same.
         weight: (D,) gain, or None for ones.
         eps: Added to the mean square, so an all-zero row stays zero.
+        for_product: See above.
 
     >>> rms_norm(torch.tensor([6.0, -8.0]))
     tensor([ 0.8485, -1.1314])
@@ -23,7 +30,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
     if weight is not None and weight.dtype != x.dtype:
         weight = weight.to(x.dtype)
     if _is_fused(x):
-        fused: Tensor = torch.ops.tempa.norm(x, weight, None, eps, False)  # norm_cuda.py
+        dtype = _result_dtype(x, for_product)
+        fused: Tensor = torch.ops.tempa.norm(x, weight, None, eps, False, dtype)  # norm_cuda.py
         return fused
     if x.device.type == "cpu" and torch.is_grad_enabled():
         out: Tensor = _RmsNorm.apply(x, weight, eps)
@@ -78,44 +86,79 @@ def _gradients(grad: Tensor, x: Tensor, scale: Tensor, weight: Tensor | None) ->
     return x_grad.to(x.dtype), weight_grad
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+def layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    for_product: bool = False,
+) -> Tensor:
     """`(x - mean) / sqrt(variance + eps) * weight + bias`, eps under the root as in checkpoints (ch2 T9)."""
     if _is_fused(x):
-        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        fused: Tensor = torch.ops.tempa.norm(x, weight, bias, eps, True)
+        gain, shift, dtype = _like(x, weight), _like(x, bias), _result_dtype(x, for_product)
+        fused: Tensor = torch.ops.tempa.norm(x, gain, shift, eps, True, dtype)
         return fused
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
 def add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor | None = None, eps: float = 1e-6
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    for_product: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`rms_norm(x + residual)` and the sum itself, which is what the residual stream goes on with.
 
     >>> add_rms_norm(torch.tensor([2.0, -4.0]), torch.tensor([4.0, -4.0]))
     (tensor([ 0.8485, -1.1314]), tensor([ 6., -8.]))
     """
-    if _is_fused(x) and x.dtype == residual.dtype:
-        gain = None if weight is None else weight.to(x.dtype)
-        normed, total = torch.ops.tempa.add_norm(x, residual, gain, None, eps, False)
+    if _is_fused_sum(x, residual):
+        gain, dtype = _like(residual, weight), _result_dtype(residual, for_product)
+        normed, total = torch.ops.tempa.add_norm(x, residual, gain, None, eps, False, dtype)
     else:
         total = x + residual
-        normed = rms_norm(total, weight, eps)
+        normed = rms_norm(total, weight, eps, for_product=for_product)
     return normed, total
 
 
 def add_layer_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    for_product: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`layer_norm(x + residual)` and the sum itself, as `add_rms_norm`."""
-    if _is_fused(x) and x.dtype == residual.dtype:
-        shift = None if bias is None else bias.to(x.dtype)
-        normed, total = torch.ops.tempa.add_norm(x, residual, weight.to(x.dtype), shift, eps, True)
+    if _is_fused_sum(x, residual):
+        gain, shift = _like(residual, weight), _like(residual, bias)
+        dtype = _result_dtype(residual, for_product)
+        normed, total = torch.ops.tempa.add_norm(x, residual, gain, shift, eps, True, dtype)
     else:
         total = x + residual
-        normed = layer_norm(total, weight, bias, eps)
+        normed = layer_norm(total, weight, bias, eps, for_product=for_product)
     return normed, total
 
 
 def _is_fused(x: Tensor) -> bool:
     return x.device.type == "cuda" and x.dtype != torch.float64
+
+
+def _is_fused_sum(x: Tensor, residual: Tensor) -> bool:
+    """Both of one dtype, or a product of autocast beside a float32 stream."""
+    return _is_fused(residual) and (x.dtype == residual.dtype or residual.dtype == torch.float32)
+
+
+def _result_dtype(x: Tensor, for_product: bool) -> torch.dtype | None:
+    kind = x.device.type
+    if for_product and x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return None
+
+
+def _like(x: Tensor, vector: Tensor | None) -> Tensor | None:
+    return None if vector is None else vector.to(x.dtype)
