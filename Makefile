@@ -2,13 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint bench wheel gpu-test
+.PHONY: help demo test soak lint bench wheel gpu-test gpu-bench
 .NOTPARALLEL:
 
 # The interpreter that makes the environment; words passed on to the demo, to pytest and to the benches.
 PYTHON ?= python3
 ARGS ?=
-# A wheel built elsewhere, for `gpu-test` on a machine without Rust.
+# A wheel built elsewhere, for `gpu-test` and `gpu-bench` on a machine without Rust.
 WHEEL ?=
 
 READY := .venv/ready
@@ -46,6 +46,9 @@ wheel: $(READY)  ## one abi3 wheel for CPython 3.11 and later in dist/
 
 gpu-test:  ## GPU tests, then compute-sanitizer; WHEEL=dist/tempa-....whl tests a wheel built elsewhere
 	@scripts/gpu-test.sh "$(WHEEL)"
+
+gpu-bench:  ## kernels on a GPU beside its ceilings and their peers, 9 minutes; ARGS=--help says more
+	@scripts/gpu-bench.sh "$(WHEEL)" $(ARGS)
 
 $(READY): $(SOURCES)
 	@scripts/setup.sh "$(PYTHON)"

@@ -1,5 +1,7 @@
 """Writes docs/numbers.md from benches/results/*.json: every result, also where a peer is better.
 
+What `make gpu-bench` has measured, in gpu-DEVICE.json, has a schema of its own and comes last.
+
 The table on the README's first screen is a choice of the same results, written between two comments there.
 """
 
@@ -9,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpu import tables
+from gpu.record import Record
 from tempa.bench.machine import describe
 from tempa.bench.results import OURS, Result, quantity, read
 
@@ -48,9 +52,12 @@ START, END = "<!-- written by benches/report.py -->", "<!-- end -->"
 
 
 def main() -> int:
-    results = [read(path) for path in sorted((ROOT / "benches" / "results").glob("*.json"))]
+    folder = ROOT / "benches" / "results"
+    on_gpus = sorted(folder.glob("gpu-*.json"))
+    results = [read(path) for path in sorted(folder.glob("*.json")) if path not in on_gpus]
+    pages = [tables.page(Record.read(path)) for path in on_gpus] or [tables.page(None)]
     page = ROOT / "docs" / "numbers.md"
-    page.write_text("\n".join([HEAD, *map(section, results)]), encoding="utf-8")
+    page.write_text("\n".join([HEAD, *map(section, results), *pages]), encoding="utf-8")
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)

@@ -1,21 +1,10 @@
 #!/usr/bin/env bash
 # Runs tests/gpu, then the same kernels on small shapes under compute-sanitizer where it is installed.
-# Usage: scripts/gpu-test.sh [WHEEL]. With a wheel, nothing is built and no network is needed: the packages of the
-# machine's own Python are used, and tempa is unpacked beside them. Without one, .venv is prepared as for `make test`.
+# Usage: scripts/gpu-test.sh [WHEEL]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-wheel=${1:-}
-
-if [ -n "$wheel" ]; then
-    site=$(mktemp -d)
-    trap 'rm -rf "$site"' EXIT
-    python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$wheel"
-    export PYTHONPATH=$site
-    python=python3
-else
-    make .venv/ready
-    python=.venv/bin/python
-fi
+# shellcheck source=scripts/gpu-python.sh
+. scripts/gpu-python.sh "${1:-}"
 
 "$python" -m pytest tests/gpu
 if command -v compute-sanitizer >/dev/null && "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then

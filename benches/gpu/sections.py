@@ -1,0 +1,44 @@
+"""The sections in the order of measuring, and the share of the time that each may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gpu import attention, decode
+from gpu.comparison import Case
+
+
+@dataclass(frozen=True)
+class Section:
+    """Cases that belong together.
+
+    Attributes:
+        title: For the reader.
+        cases: Makes the list; nothing is built yet.
+        seconds: Its part of the whole budget.
+    """
+
+    title: str
+    cases: Callable[[], list[Case]]
+    seconds: float
+
+
+SECTIONS = {
+    "attention": Section("Attention, bfloat16", attention.cases, 150),
+    "decode": Section("Paged decode, 4 query heads to a key head of 128", decode.cases, 50),
+}
+
+
+def ends(names: list[str], total_s: float) -> dict[str, float]:
+    """When each section has to end, from the start of the first; what one leaves is for the next.
+
+    >>> ends(["decode", "attention"], 100.0)
+    {'decode': 25.0, 'attention': 100.0}
+    """
+    whole = sum(SECTIONS[name].seconds for name in names)
+    passed, found = 0.0, {}
+    for name in names:
+        passed += SECTIONS[name].seconds
+        found[name] = total_s * passed / whole
+    return found
