@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tempa import cli
+from tempa.cli import kernels
+from tempa.model import ModelConfig
+from tempa.ops import nvrtc
 
 
 @pytest.mark.usefixtures("kernel_cache")
@@ -25,6 +29,17 @@ def test_prewarm_fills_the_cache_list_shows_it_and_clear_empties_it(capsys) -> N
     assert f"deleted {len(compiled)}" in capsys.readouterr().out
     assert cli.run(["kernels", "list"]) == 0
     assert "0 compiled kernels" in capsys.readouterr().out
+
+
+def test_prewarm_knows_every_source() -> None:
+    """For a preset with rotary and one with learned positions, and the dtypes that are the default."""
+    options = kernels.PrewarmConfig()
+    variants = list(kernels._shared_variants())
+    for preset in ("85m", "gpt2"):
+        config = ModelConfig.preset(preset, vocab_size=1)
+        for dtype in options.dtypes:
+            variants += kernels._variants(config, getattr(torch, dtype), "sm_90a")
+    assert {source for _, (source, _) in variants} == {path.name for path in nvrtc.SOURCES.glob("*.cu")}
 
 
 @pytest.mark.parametrize(

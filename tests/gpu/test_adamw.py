@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tempa.model import ModelConfig, Transformer
 from tempa.ops import reference
+from tempa.train.adamw import AdamW
+from tempa.train.optim import Optimizer
+from tempa.train.settings import TrainConfig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,3 +39,27 @@ def test_steps_of_many_tensors_equal_the_reference(dtype) -> None:
     for parameter, start, history in zip(parameters, before, gradients, strict=True):
         expected = reference.adamw(start, history, **SETTINGS)
         torch.testing.assert_close(parameter.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def _train(model: Transformer, optimizer: Optimizer, steps: range) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+        optimizer.step(1 / (step + 1))
+
+
+def test_a_resumed_optimizer_equals_an_uninterrupted_one_and_that_of_the_cpu() -> None:
+    config, shape = TrainConfig(optimizer="adamw"), ModelConfig(vocab_size=11, depth=2, width=8, num_heads=2)
+    on_cpu, straight, first, second = (Transformer(shape).to(d) for d in ("cpu", "cuda", "cuda", "cuda"))
+    optimizers = [Optimizer([("", model)], config) for model in (on_cpu, straight, first, second)]
+    assert AdamW.supports(straight.parameters())
+    _train(on_cpu, optimizers[0], range(6))
+    _train(straight, optimizers[1], range(6))
+    _train(first, optimizers[2], range(3))
+    second.load_state_dict(first.state_dict())
+    optimizers[3].load_state({name: tensor.cpu() for name, tensor in optimizers[2].state().items()})
+    _train(second, optimizers[3], range(3, 6))
+    for p, q, r in zip(on_cpu.parameters(), straight.parameters(), second.parameters(), strict=True):
+        assert torch.equal(q, r)
+        torch.testing.assert_close(q.cpu(), p, rtol=1e-5, atol=1e-6)

@@ -13,6 +13,7 @@ import torch
 
 from tempa.model import load_model
 from tempa.train import checkpoint
+from tempa.train.adamw import AdamW
 from tempa.train.loop import DivergedError, FitResult
 from tempa.train.settings import TrainConfig
 
@@ -72,6 +73,13 @@ def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(
     assert untimed(resumed) == untimed(straight)
     assert weights(resumed) == weights(straight)
     assert resumed.run.samples.read_text() == straight.run.samples.read_text()
+
+
+def test_a_run_resumed_with_the_adamw_of_cuda_equals_an_uninterrupted_one(
+    train: Train, train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AdamW, "supports", lambda _: True)
+    test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one(train, (8, 12), train_config)
 
 
 def interrupt_at(step: int, times: int = 1) -> Callable[[int], None]:

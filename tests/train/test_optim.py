@@ -3,10 +3,18 @@ import torch
 from torch import nn
 
 from tempa.model import ModelConfig, ScalarHead, Transformer
+from tempa.train.adamw import AdamW
 from tempa.train.optim import Optimizer, clip_gradients, split_parameters
 from tempa.train.settings import TrainConfig
 
 SHAPE = ModelConfig(vocab_size=11, depth=2, width=8, num_heads=2, tied=False)
+
+
+@pytest.fixture(params=[False, True], ids=["torch", "kernel"])
+def is_fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether AdamW is that of CUDA, with the CPU side of the operator in place of the kernel."""
+    monkeypatch.setattr(AdamW, "supports", lambda _: request.param)
+    return request.param
 
 
 def test_hidden_matrices_are_those_in_the_stack_of_blocks() -> None:
@@ -30,6 +38,7 @@ def test_every_parameter_has_one_role_and_frozen_ones_have_none() -> None:
     assert set(names) == expected
 
 
+@pytest.mark.usefixtures("is_fused")
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_step_moves_every_parameter(optimizer: str) -> None:
     model = Transformer(SHAPE)
@@ -70,6 +79,48 @@ def train_steps(model: Transformer, optimizer: Optimizer, first: int, last: int)
         optimizer.step(1 / (step + 1))
 
 
+def test_adamw_of_cuda_equals_that_of_the_cpu_and_takes_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(optimizer="adamw", lr=0.01, weight_decay=0.5, betas=(0.8, 0.9))
+    models, optimizers = [], []
+    for is_fused in (False, True):
+        monkeypatch.setattr(AdamW, "supports", lambda _, is_fused=is_fused: is_fused)
+        models.append(Transformer(SHAPE, seed=1))
+        optimizers.append(Optimizer([("", models[-1])], config))
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train_steps(model, optimizer, 0, 3)
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    theirs, ours = (optimizer.state() for optimizer in optimizers)
+    assert {name: (t.shape, t.dtype) for name, t in ours.items()} == {
+        name: (t.shape, t.dtype) for name, t in theirs.items()
+    }
+    torch.testing.assert_close(ours, theirs)
+    optimizers[1].load_state({name: tensor.clone() for name, tensor in theirs.items()})
+    optimizers[0].load_state({name: tensor.clone() for name, tensor in ours.items()})
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train_steps(model, optimizer, 3, 5)
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.usefixtures("is_fused")
+def test_a_parameter_without_a_gradient_stays_and_falls_a_step_behind() -> None:
+    model, twin = Transformer(SHAPE, seed=1), Transformer(SHAPE, seed=1)
+    config = TrainConfig(optimizer="adamw", lr=0.01)
+    ours = Optimizer([("", model)], config)
+    theirs = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=config.betas, weight_decay=0.0)
+    for step in range(3):
+        for i, (p, q) in enumerate(zip(model.parameters(), twin.parameters(), strict=True)):
+            if p.ndim == 1 and (step != 1 or i % 2):
+                p.grad, q.grad = torch.full_like(p, step + 1.0), torch.full_like(q, step + 1.0)
+        ours.step(1.0)
+        theirs.step()
+        theirs.zero_grad()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.usefixtures("is_fused")
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_state_taken_to_a_new_optimizer_continues_bit_for_bit(name: str) -> None:
     config = TrainConfig(optimizer=name)
@@ -95,6 +146,7 @@ def test_state_of_another_model_is_refused() -> None:
         optimizer.load_state({"exp_avg.embedding.weight": torch.zeros(3, 3)})
 
 
+@pytest.mark.usefixtures("is_fused")
 def test_describe_names_optimizers_counts_and_rates() -> None:
     text = Optimizer([("", Transformer(SHAPE))], TrainConfig(lr=0.5, muon_lr=0.25)).describe()
     assert "Muon   8 tensors, 1,536 parameters, lr 0.25" in text

@@ -88,8 +88,12 @@ def _prewarm(options: PrewarmConfig) -> None:
 
 def _shared_variants() -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
     """What runs beside a model of any shape and dtype: a name, the source and its macros."""
-    from tempa.ops import scan_cuda
+    import torch
 
+    from tempa.ops import adamw_cuda, scan_cuda
+
+    # What is trained is float32 whatever the products are.
+    yield "AdamW", (adamw_cuda.SOURCE, adamw_cuda.defines(torch.float32))
     for has_values in (False, True):
         what = "advantages" if has_values else "reward-to-go"
         yield what, (scan_cuda.SOURCE, scan_cuda.defines(has_values=has_values))

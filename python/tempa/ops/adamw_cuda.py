@@ -63,14 +63,19 @@ def step_in_place(
         return
     first = parameters[0]
     addresses = [[tensor.data_ptr() for tensor in tensors] for tensors in lists]
-    table = torch.from_numpy(np.stack([*np.array(addresses, np.int64), sizes], axis=1)).to(first.device)
+    table = np.stack([*np.array(addresses, np.int64), sizes], axis=1)
     nvrtc.launch(
         _kernel(first.dtype, first.device),
-        *(None, None, None, None, table, torch.from_numpy(chunks).to(first.device)),
+        *(None, None, None, None, *(_sent(array, first.device) for array in (table, chunks))),
         *numbers(step, lr, betas, eps, weight_decay),
         grid=len(chunks),
         block=THREADS,
     )
+
+
+def _sent(array: NDArray[Any], device: torch.device) -> Tensor:
+    """A copy on the device; from pinned memory, so that nothing waits for what runs there."""
+    return torch.from_numpy(array).pin_memory().to(device, non_blocking=True)
 
 
 def chunks_of(sizes: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from tempa.train.adamw import AdamW
 from tempa.train.muon import Muon
 from tempa.train.settings import TrainConfig
 
@@ -70,9 +71,12 @@ class Optimizer:
             if group
         ]
         if groups:
-            self._optimizers.append(
-                (torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True), config.lr)
-            )
+            optimizer: torch.optim.Optimizer
+            if AdamW.supports(p for group in adamw.values() for p in group.values()):
+                optimizer = AdamW(groups, config.lr, betas=config.betas)
+            else:
+                optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+            self._optimizers.append((optimizer, config.lr))
 
     def step(self, scale: float) -> None:
         """Update every parameter with its peak rate times `scale`, then drop the gradients."""
