@@ -103,7 +103,7 @@ def _flex(rig: Rig, shape: Shape) -> Attend:
     mask = None
     if shape.causal or not shape.is_even:
         mask = create_block_mask(seen, None, None, length, length, device=str(rig.device))
-    compiled = rig.compiled(flex_attention)
+    compiled = rig.compiled(flex_attention, repeats_backward=True)
     grouped = shape.num_heads != shape.num_key_heads
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

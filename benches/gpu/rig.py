@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
 
 # "cold": the L2 cache holds nothing of the inputs; "warm": it holds what the call before has left. In both
 # the host is ahead of the device, so its part does not count. "whole": it counts. "host": it alone.
@@ -36,8 +37,8 @@ class Rig(Protocol):
     def peak_bytes(self, run: Callable[[], object]) -> int:
         """Memory that a call takes beside what is there before it."""
 
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`torch.compile`, for these shapes alone."""
+    def compiled(self, function: Callable[..., Any], *, repeats_backward: bool = False) -> Callable[..., Any]:
+        """`torch.compile`, for these shapes alone; its backward may be called again only if asked for."""
 
     def captured(self, run: Callable[[], object]) -> Callable[[], object]:
         """A CUDA graph of the call."""
@@ -105,9 +106,9 @@ class GpuRig:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
 
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compiled(self, function: Callable[..., Any], *, repeats_backward: bool = False) -> Callable[..., Any]:
         """`torch.compile`, for these shapes alone."""
-        return torch.compile(function, dynamic=False)
+        return compiled(function, repeats_backward=repeats_backward)
 
     def captured(self, run: Callable[[], object]) -> Callable[[], object]:
         """A CUDA graph of the call, which keeps the tensors that the call has made."""
@@ -125,6 +126,22 @@ class GpuRig:
             return made
 
         return replay
+
+
+def compiled(function: Callable[..., Any], *, repeats_backward: bool) -> Callable[..., Any]:
+    """`torch.compile`, for these shapes alone.
+
+    A compiled backward reuses the memory of what was kept for it, so it cannot run again unless told before.
+    """
+    fast: Callable[..., Any] = torch.compile(function, dynamic=False)
+    if not repeats_backward:
+        return fast
+
+    def run(*inputs: Any, **options: Any) -> Any:
+        with functorch_config.patch(donated_buffer=False):
+            return fast(*inputs, **options)
+
+    return run
 
 
 def size(rig: Rig, real: int, tiny: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpu import attention, decode
+from gpu import adamw, attention, decode, generate, launch, linear_loss, rowwise, scan, train_step
 from gpu.comparison import Case
 
 
@@ -27,6 +27,13 @@ class Section:
 SECTIONS = {
     "attention": Section("Attention, bfloat16", attention.cases, 150),
     "decode": Section("Paged decode, 4 query heads to a key head of 128", decode.cases, 50),
+    "loss": Section("Linear and cross-entropy, 131,072 words", linear_loss.cases, 50),
+    "train": Section("Training step of 124 million parameters", train_step.cases, 80),
+    "rowwise": Section("Norms, rotary positions, gated activations, bfloat16", rowwise.cases, 60),
+    "adamw": Section("AdamW", adamw.cases, 25),
+    "generate": Section("Generation by a model of 124 million parameters", generate.cases, 60),
+    "scan": Section("Advantages", scan.cases, 15),
+    "launch": Section("Cost of a launch", launch.cases, 10),
 }
 
 

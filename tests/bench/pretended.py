@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tempa.ops import reference
 
 # As an H100 says of itself.
 PROPERTIES = SimpleNamespace(
@@ -36,15 +40,94 @@ class PretendedRig:
         run()
         return 1 << 20
 
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compiled(self, function: Callable[..., Any], *, repeats_backward: bool = False) -> Callable[..., Any]:
         return function
 
     def captured(self, run: Callable[[], object]) -> Callable[[], object]:
         return run
 
 
+def _flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    causal: bool = False,
+    **_: Any,
+) -> Tensor:
+    assert max_seqlen_q == max_seqlen_k == int(cu_seqlens_q.diff().max())
+    wide = (x.float() for x in (q, k, v))
+    out, _ = reference.packed_attention(*wide, cu_seqlens_q, cu_seqlens_k, right=0 if causal else None)
+    return out.to(q.dtype)
+
+
+class _Ragged:
+    """FlashInfer's attention over whole sequences."""
+
+    def __init__(self, workspace: Tensor, layout: str) -> None:
+        assert layout == "NHD"
+
+    def plan(self, starts_q, starts_k, heads, kv_heads, width, *, causal, q_data_type) -> None:
+        self.options = {"cu_seqlens_q": starts_q, "cu_seqlens_k": starts_k, "causal": causal}
+        self.longest = int(starts_q.diff().max())
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return _flash_attn_varlen_func(
+            q, k, v, max_seqlen_q=self.longest, max_seqlen_k=self.longest, **self.options
+        )
+
+
+class _Paged:
+    """FlashInfer's attention to a paged cache."""
+
+    def __init__(self, workspace: Tensor, layout: str, *, use_tensor_cores: bool) -> None:
+        assert layout == "HND"
+
+    def plan(self, starts, pages, last, heads, kv_heads, width, page_size, *, q_data_type) -> None:
+        self.tables = torch.stack(pages.split(starts.diff().tolist()))
+        self.lengths = (starts.diff() - 1).long() * page_size + last
+
+    def run(self, q: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
+        keys, values = (pool.float() for pool in cache)
+        starts = torch.arange(len(q) + 1)
+        out = reference.paged_attention(q.float(), keys, values, self.tables, self.lengths, starts)
+        return out.to(q.dtype)
+
+
+class _LigerLoss:
+    def __init__(self, *, reduction: str) -> None:
+        self.reduction = reduction
+
+    def __call__(self, weight: Tensor, hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy((hidden @ weight.T).float(), targets, reduction=self.reduction)
+
+
+_FLASH_ATTN = {"flash_attn_varlen_func": _flash_attn_varlen_func}
+_FLASHINFER = {
+    "BatchPrefillWithRaggedKVCacheWrapper": _Ragged,
+    "BatchDecodeWithPagedKVCacheWrapper": _Paged,
+}
+# Peers that are not installed here, by section: their functions take what theirs take.
+MODULES: dict[str, dict[str, dict[str, Any]]] = {
+    "attention": {
+        "flash_attn": {},
+        "flash_attn.cute": _FLASH_ATTN,
+        "flash_attn_interface": _FLASH_ATTN,
+        "flashinfer": _FLASHINFER,
+    },
+    "decode": {"flashinfer": _FLASHINFER},
+    "loss": {
+        "liger_kernel": {},
+        "liger_kernel.transformers": {"LigerFusedLinearCrossEntropyLoss": _LigerLoss},
+    },
+}
+
+
 def pretend_modules(monkeypatch: pytest.MonkeyPatch, modules: dict[str, dict[str, Any]]) -> None:
-    """Peers that are not installed here, with functions that do what theirs do."""
+    """Let them be imported."""
     for name, contents in modules.items():
         module = ModuleType(name)
         vars(module).update(contents)

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from gpu import ceilings, sections, supervise, tables, worker
 from gpu.comparison import OURS, Case, Comparison, Target, difference
 from gpu.measure import rows_of
 from gpu.record import Record, Row, file_name
+from gpu.rig import compiled
 from gpu.sections import SECTIONS, Section, ends
 from gpu.supervise import End, blame
 
@@ -185,6 +187,7 @@ _PROCESS = """
 import sys, time
 from pathlib import Path
 sys.path[:0] = {paths!r}
+from gpu.rig import compiled
 from gpu.record import Record, Row
 path = Path({path!r})
 record = Record.read(path)
@@ -228,6 +231,15 @@ def test_ceilings_are_rates_of_all_bytes_and_operations(rig: PretendedRig) -> No
         name: pytest.approx(amount / median)
         for name, amount in {"copy": 2 * 4096, "read": 4096, "gemm": 2 * 16**3}.items()
     }
+
+
+def test_the_backward_of_a_compiled_function_may_be_timed_again_and_again(monkeypatch) -> None:
+    # Without the C++ compiler, which takes most of a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    x = torch.randn(4, 8, requires_grad=True)
+    out = compiled(lambda x: (x.exp() * x).sin(), repeats_backward=True)(x)
+    runs = [torch.autograd.grad(out, x, torch.ones_like(out), retain_graph=True)[0] for _ in range(2)]
+    assert torch.equal(*runs)
 
 
 def test_the_help_has_an_example_and_every_section() -> None:
