@@ -29,14 +29,14 @@ class End:
         return f"the process ended with status {self.status}"
 
 
-def run(command: Sequence[str], path: Path, *, silent_s: float = SILENT_S) -> bool:
+def run(command: Sequence[str], path: Path) -> bool:
     """Start the command until it has come to its end; it goes on behind what the record has.
 
     Returns:
         Whether it came to its end.
     """
     for _ in range(MAX_STARTS):
-        end = _watched(command, path, silent_s)
+        end = _watched(command, path)
         if end.status == 0:
             return True
         record = Record.read(path)
@@ -60,7 +60,7 @@ def blame(record: Record, end: End) -> None:
     record.current = ""
 
 
-def _watched(command: Sequence[str], path: Path, silent_s: float) -> End:
+def _watched(command: Sequence[str], path: Path) -> End:
     """A process, killed when its record has not changed for too long."""
     process = subprocess.Popen(command)
     heard = time.monotonic()
@@ -68,12 +68,12 @@ def _watched(command: Sequence[str], path: Path, silent_s: float) -> End:
     try:
         while True:
             try:
-                return End(process.wait(timeout=min(1.0, silent_s)))
+                return End(process.wait(timeout=1.0))
             except subprocess.TimeoutExpired:
                 pass
             if (new := _stamp(path)) != stamp:
                 heard, stamp = time.monotonic(), new
-            if time.monotonic() - heard > silent_s:
+            if time.monotonic() - heard > SILENT_S:
                 return End(None)
     finally:
         process.kill()

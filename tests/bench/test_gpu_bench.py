@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -182,34 +184,45 @@ def test_what_a_dead_process_was_at_is_blamed_on_the_side_at_work() -> None:
     assert record.current == ""
 
 
-# Dies or hangs in its first case, once, and is done when it is started again.
-_PROCESS = """
-import sys, time
-from pathlib import Path
-sys.path[:0] = {paths!r}
-from gpu.rig import compiled
-from gpu.record import Record, Row
-path = Path({path!r})
-record = Record.read(path)
-if record.rows:
-    record.rows.append(Row("s", "second", "tempa"))
-    record.write(path)
-    sys.exit(0)
-record.current = "s / first"
-record.write(path)
-{end}
-"""
+class _Process:
+    """Dies or hangs in its first case, and comes to its end when it is started again."""
+
+    def __init__(self, path: Path, status: int | None) -> None:
+        self.path, self.status, self.num_started = path, status, 0
+
+    def start(self, command: list[str]) -> _Process:
+        self.num_started += 1
+        record = Record.read(self.path)
+        if record.rows:
+            record.rows.append(Row("s", "second", OURS))
+        else:
+            record.current = "s / first"
+        record.write(self.path)
+        return self
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.num_started > 1:
+            return 0
+        if self.status is None and timeout is not None:
+            raise subprocess.TimeoutExpired("gpu", timeout)
+        return self.status or -9
+
+    def kill(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize(
-    ("end", "note"),
-    [("sys.exit(70)", "the process ended with status 70"), ("time.sleep(60)", "killed: silent for 150 s")],
+    ("status", "note"), [(70, "the process ended with status 70"), (None, "killed: silent for 150 s")]
 )
-def test_a_process_that_dies_or_hangs_costs_its_case_and_no_other(tmp_path, end, note) -> None:
+def test_a_process_that_dies_or_hangs_costs_its_case_and_no_other(
+    tmp_path, monkeypatch, status, note
+) -> None:
     path = tmp_path / "gpu.json"
     Record().write(path)
-    script = _PROCESS.format(paths=sys.path, path=str(path), end=end)
-    assert supervise.run([sys.executable, "-c", script], path, silent_s=3.0)
+    process, seconds = _Process(path, status), iter(range(10_000))
+    monkeypatch.setattr(subprocess, "Popen", process.start)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
+    assert supervise.run(["gpu"], path)
     rows = Record.read(path).rows
     assert [(row.case, row.status, row.note) for row in rows] == [
         ("first", "FAIL", note),
@@ -220,7 +233,7 @@ def test_a_process_that_dies_or_hangs_costs_its_case_and_no_other(tmp_path, end,
 def test_a_process_that_dies_before_its_first_case_is_not_started_again(tmp_path) -> None:
     path = tmp_path / "gpu.json"
     Record().write(path)
-    assert not supervise.run([sys.executable, "-c", "raise SystemExit(1)"], path)
+    assert not supervise.run([sys.executable, "-S", "-c", "raise SystemExit(1)"], path)
     assert Record.read(path).rows == []
 
 
