@@ -12,12 +12,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from tempa.ops import policy_cuda
+
 Advantage = Literal["group_z", "group", "leave_one_out", "batch_z", "gae", "none"]
 KLEstimator = Literal["k1", "k2", "k3"]
 Mean = Literal["token", "sequence", "constant"]
 
 # exp(20) is 4.9e8: far beyond any ratio worth learning from, far below what overflows (trap P7).
-_MAX_LOG_RATIO = 20.0
+_MAX_LOG_RATIO = policy_cuda.MAX_LOG_RATIO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +163,16 @@ def policy_loss(
         raise ValueError(
             f"expected one value for each of {int(offsets[-1])} tokens, got shapes {sorted(shapes)}"
         )
+    kind = policy.kl[1] if policy.kl is not None and policy.kl[0] == "loss" and kl_coef else None
+    if kind is not None and ref_logps is None:
+        raise ValueError("a divergence in the loss needs ref_logps")
+    if policy_cuda.supports(logps):
+        weight = {"token": 1.0, "sequence": 0.0, "constant": 1 / max_tokens}[policy.mean]
+        total, _, moved, is_clipped, kl = torch.ops.tempa.policy_loss(
+            *(logps, old_logps, advantages, offsets, None if kind is None else ref_logps, policy.clip),
+            *(policy.ratio == "sequence", weight, 2 if kind == "k2" else 3, kl_coef),
+        )
+        return PolicyTerms(total, moved, is_clipped, kl)
     lengths = offsets.diff()
     log_ratio = logps - old_logps
     if policy.ratio == "sequence":
@@ -168,10 +180,8 @@ def policy_loss(
     ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
     surrogate, is_clipped = clipped_surrogate(ratio, advantages, policy.clip)
     loss, kl = -surrogate, torch.zeros_like(surrogate)
-    if policy.kl is not None and policy.kl[0] == "loss" and kl_coef:
-        if ref_logps is None:
-            raise ValueError("a divergence in the loss needs ref_logps")
-        kl = kl_estimate(logps, ref_logps, policy.kl[1])
+    if kind is not None and ref_logps is not None:
+        kl = kl_estimate(logps, ref_logps, kind)
         loss = loss + kl_coef * kl
     total = (loss * policy.token_weights(lengths, max_tokens)).sum()
     return PolicyTerms(total, (logps - old_logps).detach(), is_clipped, kl.detach())

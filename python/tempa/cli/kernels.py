@@ -90,10 +90,11 @@ def _shared_variants() -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]
     """What runs beside a model of any shape and dtype: a name, the source and its macros."""
     import torch
 
-    from tempa.ops import adamw_cuda, scan_cuda
+    from tempa.ops import adamw_cuda, policy_cuda, scan_cuda
 
     # What is trained is float32 whatever the products are.
     yield "AdamW", (adamw_cuda.SOURCE, adamw_cuda.defines(torch.float32))
+    yield "policy loss", (policy_cuda.SOURCE, policy_cuda.DEFINES)
     for has_values in (False, True):
         what = "advantages" if has_values else "reward-to-go"
         yield what, (scan_cuda.SOURCE, scan_cuda.defines(has_values=has_values))

@@ -4,6 +4,7 @@ from tempa.ops import adamw_cuda as adamw_cuda  # registers torch.ops.tempa.adam
 from tempa.ops import glu_cuda as glu_cuda  # registers torch.ops.tempa.activation
 from tempa.ops import linear_loss_cuda as linear_loss_cuda  # registers torch.ops.tempa.linear_logp
 from tempa.ops import norm_cuda as norm_cuda  # registers torch.ops.tempa.norm and add_norm
+from tempa.ops import policy_cuda as policy_cuda  # registers torch.ops.tempa.policy_loss
 from tempa.ops import rope_cuda as rope_cuda  # registers torch.ops.tempa.rope and rope_to_cache
 from tempa.ops import scan_cuda as scan_cuda  # registers torch.ops.tempa.discounted_sums
 from tempa.ops.activations import geglu, relu2, swiglu
