@@ -7,7 +7,7 @@
 // A block has ROWS keys of one head and takes STEP queries at a time, the next while it works on one. Products are made
 // transposed, keys by queries: so p and ds, as they are left in registers, are the left side of the next product.
 // Grid (tiles, key heads, SLICES). Block (WARPS * 32).
-#include "attention.cuh"
+#include "attention_tiles.cuh"
 
 constexpr int SLICE = WIDTH / SLICES;
 
@@ -30,7 +30,7 @@ attention_backward_keys(ELEMENT* __restrict__ dk, ELEMENT* __restrict__ dv, cons
     Shared& shared = dynamic_shared<Shared>();
     const int tile = blockIdx.x, key_head = blockIdx.y, num_key_heads = gridDim.y;
     const int first_column = blockIdx.z * SLICE;
-    const int sequence = sequence_of(tile, key_bounds, num_sequences);
+    const int sequence = sequence_of<ROWS>(tile, key_bounds, num_sequences);
     const Range keys = tokens_of(key_bounds, num_sequences, sequence, num_keys);
     const int first_key = (tile - keys.first / ROWS - sequence) * ROWS;
     if (first_key >= keys.count) return;

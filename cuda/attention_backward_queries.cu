@@ -7,7 +7,7 @@
 //
 // A block has ROWS queries of one head and takes STEP keys at a time, the next while it works on one.
 // Grid (tiles, heads). Block (WARPS * 32).
-#include "attention.cuh"
+#include "attention_tiles.cuh"
 
 // out and dout (tokens, heads, HEAD_DIM), lse and dlse (heads, tokens), rows (heads, tokens). A row that sees nothing
 // gets 0 for its lse, which makes p 0 all the same. Each thread of a row reads 8 elements at a time; any grid.
@@ -57,7 +57,7 @@ attention_backward_queries(ELEMENT* __restrict__ dq, const float2* __restrict__ 
                            int v_head_stride, float scale, float softcap, int left, int right) {
     Shared& shared = dynamic_shared<Shared>();
     const int tile = gridDim.x - 1 - blockIdx.x, head = blockIdx.y, num_heads = gridDim.y;
-    const int sequence = sequence_of(tile, query_bounds, num_sequences);
+    const int sequence = sequence_of<ROWS>(tile, query_bounds, num_sequences);
     const Range queries = tokens_of(query_bounds, num_sequences, sequence, num_tokens);
     const int first_query = (tile - queries.first / ROWS - sequence) * ROWS;
     if (first_query >= queries.count) return;

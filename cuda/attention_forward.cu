@@ -7,7 +7,7 @@
 // A block has ROWS queries of one head in shared memory and takes STEP keys at a time: values come while the products
 // with keys are made, the next keys while those with values are. Grid (tiles, heads): neighbouring blocks read the same
 // keys, and the last queries, which see most, come first. Block (WARPS * 32).
-#include "attention.cuh"
+#include "attention_tiles.cuh"
 
 struct Shared {
     Row q[ROWS];
@@ -24,7 +24,7 @@ attention_forward(ELEMENT* __restrict__ out, float* __restrict__ lse, const ELEM
                   float softcap, int left, int right) {
     Shared& shared = dynamic_shared<Shared>();
     const int tile = gridDim.x - 1 - blockIdx.x, head = blockIdx.y, num_heads = gridDim.y;
-    const int sequence = sequence_of(tile, query_bounds, num_sequences);
+    const int sequence = sequence_of<ROWS>(tile, query_bounds, num_sequences);
     const Range queries = tokens_of(query_bounds, num_sequences, sequence, num_tokens);
     const int first_query = (tile - queries.first / ROWS - sequence) * ROWS;
     if (first_query >= queries.count) return;
@@ -132,27 +132,14 @@ attention_forward(ELEMENT* __restrict__ out, float* __restrict__ lse, const ELEM
 #pragma unroll
     for (int i = 0; i < TILES * 2; ++i) {
         const int tile = i / 2, half = i % 2, row = first_row + tile * 16 + half * 8 + first_row_of_lane();
-        float sum = total[tile][half];
-        sum += __shfl_xor_sync(ALL_LANES, sum, 1);
-        sum += __shfl_xor_sync(ALL_LANES, sum, 2);
-        float base = largest[tile][half] * scoring.unit, inverse = 1.0f / sum;
-        if (sinks) {
-            const float sink = sinks[head] * LOG2_E, most = fmaxf(base, sink);
-            // Of two that are minus infinity, their difference is no number.
-            const float shrink = base == -infinity() ? 0.0f : exp2_approximate(base - most);
-            sum = sum * shrink + (sink == -infinity() ? 0.0f : exp2_approximate(sink - most));
-            inverse = shrink / sum;
-            base = most;
-        }
-        if (sum == 0) inverse = 0;
+        const RowEnd end = end_of_row(largest[tile][half] * scoring.unit, total[tile][half], sinks, head);
 #pragma unroll
         for (int n = 0; n < WIDTH / 8; ++n) {
-            sums[tile][n][half * 2] *= inverse;
-            sums[tile][n][half * 2 + 1] *= inverse;
+            sums[tile][n][half * 2] *= end.inverse;
+            sums[tile][n][half * 2 + 1] *= end.inverse;
         }
         if (threadIdx.x % 4 == 0 && row < num_rows)
-            lse[(long long)head * num_tokens + queries.first + first_query + row] =
-                sum == 0 ? -infinity() : (base + log2_approximate(sum)) * LN_2;
+            lse[(long long)head * num_tokens + queries.first + first_query + row] = end.lse;
     }
     out += ((long long)(queries.first + first_query + first_row) * num_heads + head) * HEAD_DIM;
     store_rows(out, num_heads * HEAD_DIM, num_rows - first_row, 0, sums, shared.q + first_row);
