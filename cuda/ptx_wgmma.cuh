@@ -24,12 +24,31 @@ __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(num_pending) : "memory");
 }
 
+// Waits when `made` is. For the assembler nothing ties arithmetic to a wait, and it moves the wait in front, where the
+// arithmetic no longer runs beside the products; but not past an instruction that may sleep, for a nanosecond if `made`
+// were below zero.
+template <int num_pending>
+__device__ __forceinline__ void wgmma_wait(float made) {
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.lt.f32 p, %0, 0f00000000;\n"
+                 "@p nanosleep.u32 1;\n"
+                 "}" :: "f"(made) : "memory");
+    wgmma_wait<num_pending>();
+}
+
 // Keeps the compiler from moving uses of registers across this place: before a group and after its wait, for what
 // products in flight own.
 template <int count>
 __device__ __forceinline__ void pin_registers(float (&registers)[count]) {
 #pragma unroll
     for (int i = 0; i < count; ++i) asm volatile("" : "+f"(registers[i]) :: "memory");
+}
+
+template <int count>
+__device__ __forceinline__ void pin_registers(unsigned (&registers)[count]) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) asm volatile("" : "+r"(registers[i]) :: "memory");
 }
 
 template <class Element>

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tempa import ops
-from tempa.ops.attention_kernels import Problem
+from tempa.ops.attention_kernels import SMALLEST, Problem, Target
 from tempa.ops.reference import packed_attention
 
 pytestmark = [
@@ -70,18 +70,23 @@ def _theirs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
     return {"out": out.detach(), "lse": lse.detach(), "dq": dq, "dk": dk, "dv": dv}
 
 
-def _ours(batch: Batch) -> dict[str, Tensor]:
+def _ours(batch: Batch, target: Target) -> dict[str, Tensor]:
     problem = Problem(batch.q, batch.k, batch.v, **batch.options)
     dout, dlse = batch.dout, batch.dlse
     out, dq = torch.full_like(dout, torch.nan), torch.full_like(dout, torch.nan)
     dk, dv = (x.new_full(x.shape, torch.nan) for x in (batch.k, batch.v))
     lse = torch.full_like(dlse, torch.nan)
     rows = lse.new_full((*lse.shape, 2), torch.nan)
-    for call in problem.forward(out, lse):
+    for call in problem.forward(out, lse, target=target):
         call.launch(batch.q.device)
-    for call in problem.backward(dq, dk, dv, rows, out, lse, dout, dlse):
+    for call in problem.backward(dq, dk, dv, rows, out, lse, dout, dlse, target=target):
         call.launch(batch.q.device)
     return {"out": out, "lse": lse, "dq": dq, "dk": dk, "dv": dv}
+
+
+@pytest.fixture(params=["kernels for every device", "kernels for this device"])
+def target(request) -> Target:
+    return SMALLEST if "every" in request.param else Target.of(torch.device("cuda", 0))
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -89,9 +94,13 @@ def _ours(batch: Batch) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("head_dim", "heads"), [(64, (4, 4)), (64, (6, 2)), (128, (4, 1)), (72, (2, 1)), (256, (2, 2))]
 )
-def test_forward_and_backward_equal_the_reference(head_dim, heads, dtype, feature) -> None:
+def test_forward_and_backward_equal_the_reference(head_dim, heads, dtype, feature, target) -> None:
     batch = _batch(head_dim, heads, dtype, feature)
-    ours, exact, rounded = _ours(batch), _theirs(batch, torch.float64), _theirs(batch, dtype)
+    ours, exact, rounded = (
+        _ours(batch, target),
+        _theirs(batch, torch.float64),
+        _theirs(batch, dtype),
+    )
     for name in ("out", "dq", "dk", "dv"):
         expected = exact[name]
         # Twice what torch gets wrong in this dtype, where it rounds after each step.
@@ -105,9 +114,9 @@ def test_forward_and_backward_equal_the_reference(head_dim, heads, dtype, featur
 
 
 @pytest.mark.parametrize("feature", ["causal", "everything"])
-def test_results_repeat_bit_for_bit(feature) -> None:
+def test_results_repeat_bit_for_bit(feature, target) -> None:
     batch = _batch(128, (4, 2), torch.bfloat16, feature)
-    first, second = _ours(batch), _ours(batch)
+    first, second = (_ours(batch, target) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

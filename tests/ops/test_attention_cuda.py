@@ -5,151 +5,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from simulator import simulate
+from attention_cases import (
+    CASES,
+    Case,
+    assert_is_right,
+    by_kernels,
+    by_reference,
+    distance,
+)
 from torch import Tensor
 
 from tempa.ops import attention_kernels, nvrtc
-from tempa.ops.attention_kernels import BACKWARD_KEYS, BACKWARD_QUERIES, FORWARD, KERNELS, Call, Problem
+from tempa.ops.attention_kernels import BACKWARD_KEYS, BACKWARD_QUERIES, FORWARD, KERNELS, Call, Target
 from tempa.ops.reference import packed_attention
-
-# Of the error that the reference makes in the dtype of the kernel, where it rounds after each step.
-ALLOWED = 2.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """Lengths of sequences, tokens behind the last one included as `rest`."""
-
-    head_dim: int
-    heads: tuple[int, int]
-    queries: Sequence[int]
-    keys: Sequence[int]
-    dtype: torch.dtype = torch.bfloat16
-    rest: int = 0
-    has_alibi: bool = False
-    has_sinks: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def problem(self, seed: int = 0) -> Problem:
-        generator = torch.Generator().manual_seed(seed)
-        num_heads, num_key_heads = self.heads
-        # The heads of queries, keys and values lie side by side, as a model has them.
-        num_queries, num_keys = sum(self.queries) + self.rest, sum(self.keys) + self.rest
-        q = torch.randn(num_queries, num_heads, self.head_dim, generator=generator)
-        kv = torch.randn(num_keys, 2 * num_key_heads, self.head_dim, generator=generator).to(self.dtype)
-        k, v = kv.split(num_key_heads, dim=1)
-        bounds = (torch.tensor([0, *lengths]).cumsum(0).int() for lengths in (self.queries, self.keys))
-        return Problem(
-            q.to(self.dtype),
-            k,
-            v,
-            *bounds,
-            torch.rand(num_heads, generator=generator) if self.has_alibi else None,
-            torch.randn(num_heads, generator=generator) if self.has_sinks else None,
-            **self.options,
-        )
-
-
-# Lengths that end inside a tile, at its end and behind it; sequences without queries, keys or both; fully
-# masked queries; tokens of no sequence.
-CASES = {
-    "causal": Case(64, (4, 2), [130, 0, 33, 64, 1], [130, 0, 33, 64, 1], options={"right": 0}),
-    "more keys": Case(64, (2, 1), [70, 0, 5, 0], [150, 7, 64, 0], rest=3, options={"right": 0}),
-    "fewer keys": Case(64, (2, 2), [140, 33, 9], [20, 0, 8], rest=2, has_sinks=True, options={"right": 0}),
-    "window": Case(64, (1, 1), [330], [330], options={"left": 200, "right": 0}),
-    "window to both sides": Case(
-        64, (3, 1), [70, 20], [160, 30], options={"left": 3, "right": 9, "scale": 0.3}
-    ),
-    "all pairs": Case(128, (2, 1), [40, 130], [100, 50], torch.float16),
-    "soft-cap and ALiBi": Case(
-        72, (2, 1), [20, 80], [64, 70], has_alibi=True, has_sinks=True, options={"right": 2, "softcap": 1.5}
-    ),
-    "wide heads": Case(256, (2, 1), [50, 30], [64, 30], options={"right": 0, "softcap": 5.0}),
-    "small": Case(64, (2, 1), [9, 70], [0, 100], options={"right": 0}),
-    "no keys": Case(64, (4, 2), [33, 40, 50, 60], [0, 0, 0, 0]),
-    "nothing": Case(64, (2, 1), [0, 0], [0, 0], options={"right": 0}),
-    "no sequence": Case(64, (2, 1), [], [], rest=5),
-}
-
-
-@dataclass(frozen=True)
-class Results:
-    out: Tensor
-    lse: Tensor
-    dq: Tensor
-    dk: Tensor
-    dv: Tensor
-
-
-def _run(calls: Sequence[Call], seed: int, edit: Callable[[Call], Call] = lambda call: call) -> None:
-    for call in map(edit, calls):
-        simulate(
-            call.source,
-            call.entry,
-            *call.arguments,
-            grid=call.grid,
-            block=call.num_threads,
-            shared_bytes=call.shared_bytes,
-            defines=dict(call.defines),
-            seed=seed,
-        )
-
-
-def _upstream(problem: Problem) -> tuple[Tensor, Tensor]:
-    """The gradients of out and lse."""
-    generator = torch.Generator().manual_seed(99)
-    shape = problem.q.shape
-    dout = torch.randn(shape, generator=generator).to(problem.q.dtype)
-    return dout, torch.randn(shape[1], shape[0], generator=generator)
-
-
-def _ours(problem: Problem, seed: int = 0, edit: Callable[[Call], Call] = lambda call: call) -> Results:
-    """By the kernels; outputs start as NaN."""
-    q, k = problem.q, problem.k
-    out, dq, dk, dv = (torch.full(x.shape, torch.nan, dtype=q.dtype) for x in (q, q, k, k))
-    lse = torch.full((q.shape[1], q.shape[0]), torch.nan)
-    _run(problem.forward(out, lse), seed, edit)
-    rows = torch.full((*lse.shape, 2), torch.nan)
-    _run(problem.backward(dq, dk, dv, rows, out, lse, *_upstream(problem)), seed, edit)
-    return Results(out, lse, dq, dk, dv)
-
-
-def _theirs(problem: Problem, dtype: torch.dtype) -> Results:
-    """By the reference and autograd."""
-    inputs = [x.to(dtype).requires_grad_() for x in (problem.q, problem.k, problem.v)]
-    options = [getattr(problem, name) for name in ("scale", "left", "right", "softcap")]
-    per_head = problem.alibi_slopes, problem.sinks
-    out, lse = packed_attention(*inputs, problem.cu_seqlens_q, problem.cu_seqlens_k, *per_head, *options)
-    dout, dlse = (x.to(dtype) for x in _upstream(problem))
-    dlse = dlse.masked_fill(lse.isneginf(), 0)
-    total = (out * dout).sum() + (lse.masked_fill(lse.isneginf(), 0) * dlse).sum()
-    return Results(out.detach(), lse.detach(), *torch.autograd.grad(total, inputs))
-
-
-def _error(ours: Tensor, exact: Tensor) -> float:
-    return float((ours.double() - exact).norm())
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_simulated_kernels_equal_the_reference(name) -> None:
     for seed in range(2):
         problem = CASES[name].problem(seed)
-        ours, exact = _ours(problem, seed), _theirs(problem, torch.float64)
-        rounded = _theirs(problem, problem.q.dtype)
+        ours, exact = by_kernels(problem, seed), by_reference(problem, torch.float64)
+        rounded = by_reference(problem, problem.q.dtype)
         for field_name in ("out", "dq", "dk", "dv"):
-            result, expected = getattr(ours, field_name), getattr(exact, field_name)
-            # Of fp16 and few keys nothing is left of the reference's error but the rounding of the result.
-            allowed = ALLOWED * max(
-                _error(getattr(rounded, field_name), expected), _error(expected.to(result.dtype), expected)
-            )
-            assert _error(result, expected) <= allowed, field_name
+            assert_is_right(*(getattr(results, field_name) for results in (ours, exact, rounded)), field_name)
         # Float32 sums; the exponential and the logarithm of the device are right to 2^-22.
         torch.testing.assert_close(ours.lse.double(), exact.lse, rtol=2e-6, atol=2e-6)
         nothing = exact.lse.isneginf().T
@@ -159,7 +43,7 @@ def test_the_simulated_kernels_equal_the_reference(name) -> None:
 
 def test_results_do_not_depend_on_the_order_of_threads() -> None:
     problem = CASES["causal"].problem()
-    first, second = _ours(problem, seed=1), _ours(problem, seed=2)
+    first, second = by_kernels(problem, seed=1), by_kernels(problem, seed=2)
     for name in vars(first):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
 
@@ -191,12 +75,12 @@ def test_a_dropped_wait_or_a_wrong_mask_is_noticed(name, source, right, wrong, t
         return replace(call, source=str(mutant)) if call.source == source else call
 
     problem = CASES[name].problem()
-    exact = _theirs(problem, torch.float64)
+    exact = by_reference(problem, torch.float64)
 
     def is_right(seed: int) -> bool:
-        ours = _ours(problem, seed, edit)
+        ours = by_kernels(problem, seed, edit)
         pairs = [(getattr(ours, x), getattr(exact, x)) for x in ("out", "dq", "dk", "dv")]
-        return all(_error(result, expected) <= 1e-2 * float(expected.norm()) for result, expected in pairs)
+        return all(distance(result, expected) <= 1e-2 * float(expected.norm()) for result, expected in pairs)
 
     assert not all(is_right(seed) for seed in range(3))
 
@@ -214,7 +98,7 @@ SLOW_MATRIX = [
 @pytest.mark.parametrize(("arch", "head_dim", "has_all"), MATRIX + SLOW_MATRIX)
 @pytest.mark.usefixtures("kernel_cache")
 def test_the_kernels_compile_without_spills_and_fit_the_device(arch, head_dim, has_all) -> None:
-    limit = attention_kernels.shared_limit(arch)
+    limit = Target(arch).shared_limit
     for kernel in KERNELS:
         shape = kernel.shape(head_dim, limit)
         macros = attention_kernels.defines(

@@ -143,10 +143,8 @@ def _variants(
         what = f"logits{' with a cap' if capped else ''}"
         yield what, (linear_loss_cuda.SOURCE, linear_loss_cuda.defines(dtype, capped=capped))
     if attention_kernels.is_supported(config.head_dim, dtype):
-        limit = attention_kernels.shared_limit(arch)
-        for kernel in attention_kernels.KERNELS:
-            defines = attention_kernels.defines(kernel.shape(config.head_dim, limit), config.head_dim, dtype)
-            yield f"{kernel.entry}, heads of {config.head_dim}", (kernel.source, defines)
+        for entry, variant in attention_kernels.variants(arch, config.head_dim, dtype):
+            yield f"{entry}, heads of {config.head_dim}", variant
 
 
 def _norm_variants(

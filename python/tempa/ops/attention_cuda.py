@@ -8,19 +8,13 @@ there to check the operator.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tempa.ops import nvrtc, reference
-from tempa.ops.attention_kernels import Problem, is_readable, shared_limit
-
-
-@functools.cache
-def _limit_of(device: torch.device) -> int:
-    return shared_limit(nvrtc.device_arch(device))
+from tempa.ops import reference
+from tempa.ops.attention_kernels import Problem, Target, is_readable
 
 
 def _readable(x: Tensor) -> Tensor:
@@ -30,7 +24,7 @@ def _readable(x: Tensor) -> Tensor:
 def _forward_cuda(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     problem = Problem(_readable(q), _readable(k), _readable(v), *options)
     out, lse = q.new_empty(q.shape), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
-    for call in problem.forward(out, lse, shared_limit=_limit_of(q.device)):
+    for call in problem.forward(out, lse, target=Target.of(q.device)):
         call.launch(q.device)
     return out, lse
 
@@ -49,8 +43,7 @@ def _backward_cuda(
     dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
     rows = lse.new_empty(*lse.shape, 2)
     dout, dlse = _readable(dout.contiguous()), None if dlse is None else dlse.contiguous()
-    limit = _limit_of(q.device)
-    for call in problem.backward(dq, dk, dv, rows, out, lse, dout, dlse, shared_limit=limit):
+    for call in problem.backward(dq, dk, dv, rows, out, lse, dout, dlse, target=Target.of(q.device)):
         call.launch(q.device)
     return dq, dk, dv, _sink_gradient(problem.sinks, lse, rows[..., 1])
 

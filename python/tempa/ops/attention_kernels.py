@@ -7,6 +7,7 @@ calls by the simulator.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tempa._core import TempaError
-from tempa.ops import nvrtc
+from tempa.ops import attention_hopper, nvrtc
 
 ELEMENTS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 MAX_HEAD_DIM = 256
@@ -47,6 +48,10 @@ class Shape:
     def rows(self) -> int:
         """Rows of a block."""
         return self.warps * self.tiles * 16
+
+    def macros(self) -> dict[str, int]:
+        """The macros that belong to the shape."""
+        return {name.upper(): value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -109,18 +114,46 @@ BACKWARD_ROWS = "attention_backward_rows"  # in the source of BACKWARD_QUERIES, 
 ROWS_BLOCKS = 4096
 
 
-def shared_limit(arch: str) -> int:
-    """Shared memory that a block can have on an architecture such as sm_90a."""
-    return SHARED_BYTES.get(arch.removeprefix("sm_").rstrip("af"), SMALLEST_SHARED_BYTES)
+@dataclass(frozen=True)
+class Target:
+    """The device that a problem is for.
+
+    Attributes:
+        arch: Its architecture, such as sm_90a.
+        num_multiprocessors: How many it has.
+    """
+
+    arch: str
+    num_multiprocessors: int = 1
+
+    @classmethod
+    @functools.cache
+    def of(cls, device: torch.device) -> Target:
+        """A CUDA device."""
+        properties = torch.cuda.get_device_properties(device)
+        return cls(nvrtc.device_arch(device), properties.multi_processor_count)
+
+    @property
+    def shared_limit(self) -> int:
+        """Shared memory that a block can have."""
+        return SHARED_BYTES.get(self.arch.removeprefix("sm_").rstrip("af"), SMALLEST_SHARED_BYTES)
+
+
+# What is made for it fits every other device too.
+SMALLEST = Target("sm_86")
 
 
 def defines(
-    shape: Shape, head_dim: int, dtype: torch.dtype, *, has_softcap: bool = False, has_alibi: bool = False
+    shape: Shape | attention_hopper.Shape,
+    head_dim: int,
+    dtype: torch.dtype,
+    *,
+    has_softcap: bool = False,
+    has_alibi: bool = False,
 ) -> dict[str, str | int]:
     """The macros that a kernel is compiled with."""
-    macros = {name.upper(): value for name, value in asdict(shape).items()}
     features = {"SOFTCAP": int(has_softcap), "ALIBI": int(has_alibi)}
-    return {"ELEMENT": ELEMENTS[dtype], "HEAD_DIM": head_dim, **features, **macros}
+    return {"ELEMENT": ELEMENTS[dtype], "HEAD_DIM": head_dim, **features, **shape.macros()}
 
 
 @dataclass(frozen=True)
@@ -246,15 +279,17 @@ class Problem:
         if x.dim() != 3 and not x.is_contiguous():
             raise ValueError(f"attention on CUDA: {name} is not contiguous")
 
-    def forward(self, out: Tensor, lse: Tensor, *, shared_limit: int = SMALLEST_SHARED_BYTES) -> list[Call]:
+    def forward(self, out: Tensor, lse: Tensor, *, target: Target = SMALLEST) -> list[Call]:
         """Write the result to out (Tq, H, D) and the logarithms of sums to lse (H, Tq) float32."""
         self._check_result("out", out, self.q.shape, self.q.dtype)
         self._check_result("lse", lse, self._row_shape, torch.float32)
         if not len(self.q):
             return []
+        if attention_hopper.takes(target.arch, self.q, self.k, self.v):
+            return [self._hopper_call(out, lse, target)]
         inputs = (self.q, self.k, self.v, self.cu_seqlens_q, self.cu_seqlens_k)
         tensors = (out, lse, *inputs, self.alibi_slopes, self.sinks)
-        return [self._call(FORWARD, tensors, (len(self.q),), self.q.shape[:2], shared_limit)]
+        return [self._call(FORWARD, tensors, (len(self.q),), self.q.shape[:2], target)]
 
     def backward(
         self,
@@ -267,7 +302,7 @@ class Problem:
         dout: Tensor,
         dlse: Tensor | None,
         *,
-        shared_limit: int = SMALLEST_SHARED_BYTES,
+        target: Target = SMALLEST,
     ) -> list[Call]:
         """Write the gradients of q, k and v to dq, dk and dv.
 
@@ -280,7 +315,7 @@ class Problem:
             lse: As `forward` wrote it.
             dout: (Tq, H, D), the gradient of out.
             dlse: (H, Tq) float32, the gradient of lse, if there is one.
-            shared_limit: Shared memory that a block may have.
+            target: Where it will run.
         """
         dtype = self.q.dtype
         for name, x in (("dq", dq), ("out", out), ("dout", dout)):
@@ -295,7 +330,7 @@ class Problem:
         bounds = (self.cu_seqlens_q, self.cu_seqlens_k, self.alibi_slopes)
         inputs = (rows, dout, self.q, self.k, self.v, *bounds)
         if len(self.q):
-            shape = BACKWARD_QUERIES.shape(self.q.shape[2], shared_limit)
+            shape = BACKWARD_QUERIES.shape(self.q.shape[2], target.shared_limit)
             rows_call = Call(
                 BACKWARD_QUERIES.source,
                 BACKWARD_ROWS,
@@ -307,11 +342,11 @@ class Problem:
             )
             calls = [
                 rows_call,
-                self._call(BACKWARD_QUERIES, (dq, *inputs), (len(self.q),), self.q.shape[:2], shared_limit),
+                self._call(BACKWARD_QUERIES, (dq, *inputs), (len(self.q),), self.q.shape[:2], target),
             ]
         if len(self.k):
             sizes = (len(self.q), len(self.k))
-            calls.append(self._call(BACKWARD_KEYS, (dk, dv, *inputs), sizes, self.k.shape[:2], shared_limit))
+            calls.append(self._call(BACKWARD_KEYS, (dk, dv, *inputs), sizes, self.k.shape[:2], target))
         return calls
 
     @property
@@ -326,7 +361,7 @@ class Problem:
                 f"{CHUNK_BYTES} bytes, got {tuple(x.shape)} with strides {x.stride()} at {x.data_ptr():#x}"
             )
 
-    def _defines(self, shape: Shape) -> dict[str, str | int]:
+    def _defines(self, shape: Shape | attention_hopper.Shape) -> dict[str, str | int]:
         has_alibi = self.alibi_slopes is not None
         return defines(
             shape, self.q.shape[2], self.q.dtype, has_softcap=self.softcap > 0, has_alibi=has_alibi
@@ -338,31 +373,51 @@ class Problem:
         tensors: tuple[Tensor | None, ...],
         sizes: tuple[int, ...],
         grid_of: tuple[int, ...],
-        shared_limit: int,
+        target: Target,
     ) -> Call:
         """One block for each tile of (tokens, heads) = `grid_of`; some have no rows (`sequence_of`)."""
         head_dim, num_sequences = self.q.shape[2], len(self.cu_seqlens_q) - 1
-        shape = kernel.shape(head_dim, shared_limit)
+        shape = kernel.shape(head_dim, target.shared_limit)
         strides = [stride for x in (self.q, self.k, self.v) for stride in _strides(x)]
-        reach = [WHOLE if reach is None else min(reach, WHOLE) for reach in (self.left, self.right)]
-        scale = head_dim**-0.5 if self.scale is None else self.scale
         integers = [num_sequences, *sizes, self.q.shape[1] // self.k.shape[1], *strides]
         slices = 2 if kernel is BACKWARD_KEYS and head_dim > 128 else 1
         return Call(
             kernel.source,
             kernel.entry,
-            (
-                *tensors,
-                *integers,
-                scale,
-                self.softcap,
-                *reach,
-            ),
+            (*tensors, *integers, *self._scoring()),
             (grid_of[0] // shape.rows + num_sequences + 1, grid_of[1], slices),
             shape.warps * 32,
             kernel.shared_bytes(shape, head_dim),
             tuple(self._defines(shape).items()),
         )
+
+    def _hopper_call(self, out: Tensor, lse: Tensor, target: Target) -> Call:
+        """As many blocks as run at once; each goes from tile to tile."""
+        (num_tokens, num_heads, head_dim), num_sequences = self.q.shape, len(self.cu_seqlens_q) - 1
+        shape = attention_hopper.shape(
+            head_dim,
+            is_masked=self.left is not None or self.right is not None,
+            is_folded=not self.softcap and self.alibi_slopes is None,
+        )
+        boxes = ((self.q, shape.rows), (self.k, shape.step), (self.v, shape.step))
+        maps = (attention_hopper.rows_map(x, rows) for x, rows in boxes)
+        bounds = (self.cu_seqlens_q, self.cu_seqlens_k, self.alibi_slopes, self.sinks)
+        integers = (num_sequences, num_tokens, num_heads, num_heads // self.k.shape[1])
+        num_tiles = (num_tokens // shape.rows + num_sequences + 1) * num_heads
+        return Call(
+            attention_hopper.SOURCE,
+            attention_hopper.ENTRY,
+            (out, lse, *maps, *bounds, *integers, *self._scoring()),
+            (min(num_tiles, target.num_multiprocessors), 1, 1),
+            shape.num_threads,
+            shape.shared_bytes(head_dim),
+            tuple(self._defines(shape).items()),
+        )
+
+    def _scoring(self) -> tuple[float, ...]:
+        scale = self.q.shape[2] ** -0.5 if self.scale is None else self.scale
+        reach = [WHOLE if reach is None else min(reach, WHOLE) for reach in (self.left, self.right)]
+        return scale, self.softcap, *reach
 
 
 def _strides(x: Tensor) -> tuple[int, int]:
@@ -380,3 +435,15 @@ def is_readable(x: Tensor) -> bool:
 def is_supported(head_dim: int, dtype: torch.dtype) -> bool:
     """Whether the kernels take heads of this dimension and dtype."""
     return dtype in ELEMENTS and head_dim % CHUNK == 0 and 0 < head_dim <= MAX_HEAD_DIM
+
+
+def variants(
+    arch: str, head_dim: int, dtype: torch.dtype
+) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
+    """What causal attention needs on an architecture: the entry point, the source and its macros."""
+    for kernel in KERNELS:
+        shape = kernel.shape(head_dim, Target(arch).shared_limit)
+        yield kernel.entry, (kernel.source, defines(shape, head_dim, dtype))
+    if attention_hopper.takes_heads(arch, head_dim):
+        hopper = attention_hopper.shape(head_dim, is_masked=True, is_folded=True)
+        yield attention_hopper.ENTRY, (attention_hopper.SOURCE, defines(hopper, head_dim, dtype))

@@ -19,7 +19,16 @@ from tempa.ops import nvrtc
 from tempa.ops.signature import NUMBERS, POINTER, TENSOR_MAP, signatures
 from tempa.ops.tensor_map import TensorMap
 
-__all__ = ["FOLDER", "TIMINGS", "Argument", "CompileError", "SimulationError", "TensorMap", "simulate"]
+__all__ = [
+    "FOLDER",
+    "TIMINGS",
+    "Argument",
+    "CompileError",
+    "SimulationError",
+    "TensorMap",
+    "Timing",
+    "simulate",
+]
 
 TIMINGS = ("early", "late", "mixed")
 # Processor time after which a kernel is taken to be in an endless loop.

@@ -110,13 +110,15 @@ template <int count>
 void increase_registers() { static_assert(count % 8 == 0 && count >= 24 && count <= 256); }
 template <int count>
 void decrease_registers() { static_assert(count % 8 == 0 && count >= 24 && count <= 256); }
-template <int count>
-void pin_registers(float (&)[count]) {}
+template <class Register, int count>
+void pin_registers(Register (&)[count]) {}
 
 inline void wgmma_fence(HERE) { simulator::wgmma_fence(where); }
 inline void wgmma_commit(HERE) { simulator::wgmma_commit(where); }
 template <int num_pending>
 void wgmma_wait(HERE) { simulator::wgmma_wait(num_pending, where); }
+template <int num_pending>
+void wgmma_wait(float, HERE) { simulator::wgmma_wait(num_pending, where); }
 
 template <class Element, Major a_major, Major b_major, int count>
 void wgmma(float (&d)[count], unsigned long long a, unsigned long long b, bool accumulates, HERE) {
