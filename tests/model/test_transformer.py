@@ -10,9 +10,9 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from tempa.data.packed import Packed
-from tempa.model import ModelConfig, ScalarHead, Transformer
+from tempa.model import KvCache, ModelConfig, ScalarHead, Transformer
 from tempa.model.config import PRESETS
-from tempa.ops import AttentionSpec, norms
+from tempa.ops import AttentionSpec, norms, rope_cuda
 
 SHAPES = {
     "modern": {},
@@ -113,6 +113,35 @@ def test_the_operators_of_cuda_give_the_same_values_and_gradients(
         fused = values_and_gradients(model, batch)
         assert model.hidden(batch).dtype == torch.bfloat16
     torch.testing.assert_close(fused, rounded, rtol=0.02, atol=0.02)
+
+
+@torch.inference_mode()
+def decoded(model: Transformer, ids: Tensor, cache: KvCache) -> Tensor:
+    """Hidden states of a sequence whose first five tokens are read at once and the others one by one."""
+    slots, window = torch.arange(8, 8 + len(ids)), model.config.window
+    spec = AttentionSpec.packed(torch.tensor([0, 5]), slots=slots[:5], window=window)
+    parts = [model(ids[:5], positions=torch.arange(5), attention=spec, cache=cache)]
+    tables = torch.arange(2, 2 + -(-len(ids) // 4), dtype=torch.int32)[None]
+    for i in range(5, len(ids)):
+        length = torch.tensor([i + 1])
+        spec = AttentionSpec.paged(tables, length, slots[i : i + 1], block_size=4, window=window)
+        parts.append(model(ids[i : i + 1], positions=torch.tensor([i]), attention=spec, cache=cache))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_keys_turned_on_their_way_to_a_cache_are_those_turned_before(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one operator, as on CUDA, whose CPU side stands in for the kernel; and by none, all at once."""
+    model, ids = tiny(name), batch_of(11).ids
+    caches = [KvCache(model.config, num_blocks=6, block_size=4) for _ in range(2)]
+    expected = decoded(model, ids, caches[0])
+    whole = model.hidden(Packed.from_rows([ids.numpy()]))
+    torch.testing.assert_close(expected, whole.detach(), rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(rope_cuda, "writes_to", lambda *_: True)
+    torch.testing.assert_close(decoded(model, ids, caches[1]), expected)
+    torch.testing.assert_close(caches[1].blocks, caches[0].blocks)
 
 
 @pytest.mark.parametrize("is_fused", [False, True])

@@ -70,18 +70,21 @@ class Attention(nn.Module):
     ) -> Tensor:
         """(T, width) to (T, width)."""
         c = self.config
+        # What a cache keeps is turned on its way there.
+        is_kept = cache is not None and spec.slots is not None
         qkv = self.qkv(x).unflatten(-1, (-1, c.head_dim))  # (T, H + 2 Hkv, D)
         if c.qk_norm or turns is not None:
             # Queries and keys together: half the passes.
             qk, v = qkv.split((c.num_heads + c.num_kv_heads, c.num_kv_heads), dim=1)
             if c.qk_norm:
                 qk = rms_norm(qk, eps=c.norm_eps)
-            if turns is not None:
+            if turns is not None and not is_kept:
                 qk = rope(qk, turns)
             q, k = qk.split((c.num_heads, c.num_kv_heads), dim=1)
         else:
             q, k, v = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)
-        out: Tensor = self.out(attention(q, k, v, spec, cache).flatten(1))
+        attended = attention(q, k, v, spec, cache, turns if is_kept else None)
+        out: Tensor = self.out(attended.flatten(1))
         return out
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from tempa import _core
 from tempa.ops import attention_cuda as attention_cuda  # registers torch.ops.tempa.attention
-from tempa.ops import attention_kernels, paged_cuda
+from tempa.ops import attention_kernels, paged_cuda, rope_cuda
+from tempa.ops.rope import rope
 
 # A sequence joins a bucket if padding it to the bucket's length adds at most this share, or this many tokens:
 # one more call to the kernel costs about as much as a few padded tokens.
@@ -215,9 +216,27 @@ class LayerCache:
         self.keys[blocks, :, places] = k
         self.values[blocks, :, places] = v
 
+    def turn_and_write(
+        self, slots: Tensor, q: Tensor, k: Tensor, v: Tensor, turns: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Turn queries and keys by `turns`, as `rope` does, keep keys and values, return queries and keys."""
+        if rope_cuda.writes_to(self.keys, q, turns):
+            turned: tuple[Tensor, Tensor] = torch.ops.tempa.rope_to_cache(
+                q, k, v, turns, slots, self.keys, self.values
+            )
+            return turned
+        q, k = rope(q, turns), rope(k, turns)
+        self.write(slots, k, v)
+        return q, k
+
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, cache: LayerCache | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    cache: LayerCache | None = None,
+    turns: Tensor | None = None,
 ) -> Tensor:
     """`softmax(q k^T / sqrt(D)) v`, causal within each sequence (Vaswani et al., 2017, equation 1).
 
@@ -227,6 +246,7 @@ def attention(
         v: (T, Hkv, D).
         spec: Which tokens belong together.
         cache: Where keys and values of this layer are kept, if the spec has slots.
+        turns: Rotations that queries and keys are still to be turned by, see `rope`; None for none.
 
     Returns:
         (T, H, D)
@@ -237,9 +257,14 @@ def attention(
     if cache is not None and spec.slots is not None:
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             raise ValueError("a cache keeps no gradients; call the model under torch.inference_mode()")
-        cache.write(spec.slots, k, v)
+        if turns is None:
+            cache.write(spec.slots, k, v)
+        else:
+            q, k = cache.turn_and_write(spec.slots, q, k, v, turns)
         if spec.tables is not None:
             return _paged(q, spec, cache)
+    elif turns is not None:
+        q, k = rope(q, turns), rope(k, turns)
     return _packed(q, k, v, spec)
 
 

@@ -29,6 +29,16 @@ def defines(dtype: torch.dtype, head_dim: int, vector: int) -> dict[str, str | i
     return {"ELEMENT": ELEMENTS[dtype], **shape}
 
 
+def writes_to(keys: Tensor, q: Tensor, turns: Tensor) -> bool:
+    """Whether `rope_to_cache` takes these keys of a cache, queries and rotations."""
+    return (
+        q.device.type == "cuda"
+        and q.dtype in ELEMENTS
+        and keys.dtype == q.dtype
+        and turns.dtype == torch.complex64
+    )
+
+
 def turn_into(y: Tensor, x: Tensor, rotations: Tensor, *, inverse: bool = False) -> None:
     """Write the turned pairs of x to y.
 
