@@ -6,13 +6,15 @@ masked by mistake, and sequences never see each other: attention gets the same b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from tempa.data.upload import upload
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Packed:
         targets: (T,) int64, what each position should predict; any valid id where the weight is 0.
         weights: (T,) float32, how much each target counts in the loss; 0 means not trained.
         cu_seqlens: (n + 1,) int64, where sequences begin and end, from 0 to T.
+        host_bounds: The same on the host, which `to` keeps: to ask a device is to wait for it.
     """
 
     ids: Tensor
     targets: Tensor
     weights: Tensor
     cu_seqlens: Tensor
+    host_bounds: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_rows(
@@ -74,6 +78,11 @@ class Packed:
         return self.cu_seqlens.numel() - 1
 
     @cached_property
+    def bounds(self) -> NDArray[np.int64]:
+        """(n + 1,) int64, `cu_seqlens` on the host."""
+        return self.cu_seqlens.cpu().numpy() if self.host_bounds is None else self.host_bounds
+
+    @cached_property
     def lengths(self) -> Tensor:
         """(n,) int64, tokens per sequence."""
         return self.cu_seqlens.diff()
@@ -81,15 +90,14 @@ class Packed:
     @cached_property
     def positions(self) -> Tensor:
         """(T,) int64, each token's place in its own sequence."""
-        starts = self.cu_seqlens[:-1].repeat_interleave(self.lengths)
+        starts = self.cu_seqlens[:-1].repeat_interleave(self.lengths, output_size=self.num_tokens)
         return torch.arange(self.num_tokens, device=self.ids.device) - starts
 
     def to(self, device: torch.device | str) -> Packed:
         """The same batch on another device."""
-        return replace(
-            self,
-            ids=self.ids.to(device),
-            targets=self.targets.to(device),
-            weights=self.weights.to(device),
-            cu_seqlens=self.cu_seqlens.to(device),
-        )
+        parts = [self.ids, self.targets, self.weights, self.cu_seqlens]
+        if self.ids.device.type == "cpu":
+            ids, targets, weights, cu_seqlens = upload([part.numpy() for part in parts], device)
+        else:
+            ids, targets, weights, cu_seqlens = (part.to(device) for part in parts)
+        return Packed(ids, targets, weights, cu_seqlens, self.bounds)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tempa.data.upload import upload
 from tempa.kv import KvManager
 from tempa.model import Decoder, KvCache, Transformer
 from tempa.ops import AttentionSpec
@@ -241,25 +242,28 @@ class Sequences:
         device, window = self.model.device, self.model.config.window
         counts = np.diff(starts)
         positions = np.arange(starts[-1]) - np.repeat(starts[1:] - lengths, counts)
-        places = torch.from_numpy(slots.astype(np.int64)).to(device)
+        used = -(-int(lengths.max()) // self.block_size)
+        places, kept_tables, kept_lengths, bounds, order, at, read = upload(
+            [slots.astype(np.int64), tables[:, :used], lengths, starts, wanted, positions, ids], device
+        )
         if (counts == lengths).all():
             # Nothing is in the cache yet.
-            spec = AttentionSpec.packed(torch.from_numpy(starts).to(device), window=window, slots=places)
+            spec = AttentionSpec.packed(bounds, bounds=starts, window=window, slots=places)
         else:
-            used = -(-int(lengths.max()) // self.block_size)
             spec = AttentionSpec.paged(
-                torch.from_numpy(np.ascontiguousarray(tables[:, :used])).to(device),
-                torch.from_numpy(lengths).to(device),
+                kept_tables,
+                kept_lengths,
                 places,
+                host_lengths=lengths,
                 starts=starts,
                 block_size=self.block_size,
                 window=window,
             )
         hidden = self.model(
-            None if embeds is not None else torch.from_numpy(ids).to(device),
-            positions=torch.from_numpy(positions).to(device),
+            None if embeds is not None else read,
+            positions=at,
             attention=spec,
             cache=self.cache,
             inputs_embeds=None if embeds is None else embeds.to(device),
         )
-        return self.model.logits(hidden[torch.from_numpy(wanted).to(device)]).float()
+        return self.model.logits(hidden[order]).float()

@@ -229,7 +229,7 @@ class Transformer(nn.Module):
 
     def hidden(self, batch: Packed) -> Tensor:
         """(T, width) for whole sequences."""
-        spec = AttentionSpec.packed(batch.cu_seqlens, window=self.config.window)
+        spec = AttentionSpec.packed(batch.cu_seqlens, bounds=batch.bounds, window=self.config.window)
         out: Tensor = self(batch.ids, positions=batch.positions, attention=spec)
         return out
 

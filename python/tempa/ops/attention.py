@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tempa import _core
+from tempa.data.upload import upload
 from tempa.ops import attention_cuda as attention_cuda  # registers torch.ops.tempa.attention
 from tempa.ops import attention_kernels, paged_cuda, rope_cuda
 from tempa.ops.rope import rope
@@ -45,59 +46,26 @@ class PagedGroup:
 
 
 @dataclass(frozen=True)
-class AttentionSpec:
-    """Which tokens attend to which; made by `packed` or `paged`.
+class Buckets:
+    """Packed sequences, padded in groups of similar lengths.
 
     Attributes:
-        num_tokens: Query tokens in the batch.
-        max_length: Tokens of the longest sequence, cached ones included.
-        window: How many tokens back a query sees, itself included; all when None.
-        buckets: (sequences, padded length) of each group of similar lengths; empty for `paged`.
+        shapes: (sequences, padded length) of each group.
         spread: (P,) int64, the token at each padded place, or None if the tokens already are the buckets.
         collect: (T,) int64, the padded place of each token, or None as above.
-        slots: (T,) int64, where the cache keeps each token's key and value, or None without a cache.
-        tables: (n, blocks) int32, the cache blocks of each sequence, or None for `packed`.
-        lengths: (n,) int64, tokens of each sequence, the new ones included, or None for `packed`.
-        starts: (n + 1,) int64, where the new tokens of each sequence start, for `paged`.
-        block_size: Tokens per cache block, for `paged`.
-        cu_seqlens: (n + 1,) int32, the boundaries given to `packed`, as kernels read them.
-        plans: What kernels have worked out for this batch, by their own keys.
     """
 
-    num_tokens: int
-    max_length: int
-    window: int | None
-    buckets: tuple[tuple[int, int], ...] = ()
+    shapes: tuple[tuple[int, int], ...]
     spread: Tensor | None = None
     collect: Tensor | None = None
-    slots: Tensor | None = None
-    tables: Tensor | None = None
-    lengths: Tensor | None = None
-    starts: NDArray[np.int64] | None = None
-    block_size: int = 0
-    cu_seqlens: Tensor | None = None
-    plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def packed(
-        cls, cu_seqlens: Tensor, *, window: int | None = None, slots: Tensor | None = None
-    ) -> AttentionSpec:
-        """Sequences one after the other, each attending to itself only.
-
-        Args:
-            cu_seqlens: (n + 1,) integers, the boundaries, from 0 to T. The spec lives on their device.
-            window: How many tokens back a query sees, itself included; all when None.
-            slots: (T,) int64, where to write keys and values in the cache that the model is given.
-        """
-        _check_window(window)
-        bounds = cu_seqlens.cpu().numpy().astype(np.int64)
+    def of(cls, bounds: NDArray[np.int64], device: torch.device) -> Buckets:
+        """The groups of sequences with these boundaries."""
         lengths = np.diff(bounds)
-        if bounds[0] != 0 or (lengths < 0).any():
-            raise ValueError(f"cu_seqlens must start at 0 and never decrease, got {bounds.tolist()[:8]}...")
         num_tokens, longest = int(bounds[-1]), int(lengths.max(initial=0))
         if num_tokens == longest * len(lengths):
-            buckets = ((len(lengths), longest),) if num_tokens else ()
-            return cls(num_tokens, longest, window, buckets, slots=slots, cu_seqlens=cu_seqlens.int())
+            return cls(((len(lengths), longest),) if num_tokens else ())
         order = np.argsort(-lengths, kind="stable")
         order = order[: np.count_nonzero(lengths)]
         bucket_list, places = [], []
@@ -112,17 +80,73 @@ class AttentionSpec:
         held = np.flatnonzero(spread >= 0)
         collect[spread[held]] = held
         spread.clip(min=0, out=spread)  # a padded place may hold any token: no real query sees it
-        device = cu_seqlens.device
-        return cls(
-            num_tokens,
-            longest,
-            window,
-            tuple(bucket_list),
-            torch.from_numpy(spread).to(device),
-            torch.from_numpy(collect).to(device),
-            slots,
-            cu_seqlens=cu_seqlens.int(),
-        )
+        return cls(tuple(bucket_list), *upload([spread, collect], device))
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Which tokens attend to which; made by `packed` or `paged`.
+
+    Attributes:
+        num_tokens: Query tokens in the batch.
+        max_length: Tokens of the longest sequence, cached ones included.
+        window: How many tokens back a query sees, itself included; all when None.
+        slots: (T,) int64, where the cache keeps each token's key and value, or None without a cache.
+        bounds: (n + 1,) int64, the boundaries given to `packed`, on the host.
+        cu_seqlens: (n + 1,) int32, the same as kernels read them.
+        tables: (n, blocks) int32, the cache blocks of each sequence, or None for `packed`.
+        lengths: (n,) int64, tokens of each sequence, the new ones included, or None for `packed`.
+        host_lengths: (n,) int64, the same on the host.
+        starts: (n + 1,) int64, where the new tokens of each sequence start, on the host, for `paged`.
+        block_size: Tokens per cache block, for `paged`.
+        plans: What kernels have worked out for this batch, by their own keys.
+    """
+
+    num_tokens: int
+    max_length: int
+    window: int | None
+    slots: Tensor | None = None
+    bounds: NDArray[np.int64] | None = None
+    cu_seqlens: Tensor | None = None
+    tables: Tensor | None = None
+    lengths: Tensor | None = None
+    host_lengths: NDArray[np.int64] | None = None
+    starts: NDArray[np.int64] | None = None
+    block_size: int = 0
+    plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def packed(
+        cls,
+        cu_seqlens: Tensor,
+        *,
+        bounds: NDArray[np.int64] | None = None,
+        window: int | None = None,
+        slots: Tensor | None = None,
+    ) -> AttentionSpec:
+        """Sequences one after the other, each attending to itself only.
+
+        Args:
+            cu_seqlens: (n + 1,) integers, the boundaries, from 0 to T. The spec lives on their device.
+            bounds: The same on the host where they are known: to ask a device is to wait for it.
+            window: How many tokens back a query sees, itself included; all when None.
+            slots: (T,) int64, where to write keys and values in the cache that the model is given.
+        """
+        _check_window(window)
+        if bounds is None:
+            bounds = cu_seqlens.cpu().numpy().astype(np.int64)
+        lengths = np.diff(bounds)
+        if bounds[0] != 0 or (lengths < 0).any():
+            raise ValueError(f"cu_seqlens must start at 0 and never decrease, got {bounds.tolist()[:8]}...")
+        longest = int(lengths.max(initial=0))
+        return cls(int(bounds[-1]), longest, window, slots=slots, bounds=bounds, cu_seqlens=cu_seqlens.int())
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """For `packed`, the sequences as `scaled_dot_product_attention` takes them."""
+        assert self.bounds is not None
+        assert self.cu_seqlens is not None
+        return Buckets.of(self.bounds, self.cu_seqlens.device)
 
     @classmethod
     def paged(
@@ -132,6 +156,7 @@ class AttentionSpec:
         slots: Tensor,
         *,
         block_size: int,
+        host_lengths: NDArray[np.int64] | None = None,
         starts: NDArray[np.int64] | None = None,
         window: int | None = None,
     ) -> AttentionSpec:
@@ -142,20 +167,23 @@ class AttentionSpec:
             lengths: (n,) int64, tokens of each sequence, the new ones included.
             slots: (T,) int64, where the keys and values of the new tokens go, one sequence after the other.
             block_size: Tokens per cache block.
+            host_lengths: `lengths` on the host where they are known: to ask a device is to wait for it.
             starts: (n + 1,) where the new tokens of each sequence start; equally many of each when None.
             window: How many tokens back a query sees, itself included; all when None.
         """
         _check_window(window)
-        longest = int(lengths.max()) if len(lengths) else 0
+        if host_lengths is None:
+            host_lengths = lengths.cpu().numpy()
         if starts is None:
             starts = np.arange(len(lengths) + 1) * (len(slots) // max(len(lengths), 1))
         return cls(
             len(slots),
-            longest,
+            int(host_lengths.max(initial=0)),
             window,
             slots=slots,
             tables=tables,
             lengths=lengths,
+            host_lengths=host_lengths,
             starts=starts,
             block_size=block_size,
         )
@@ -273,14 +301,15 @@ def _packed(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
         return torch.zeros_like(q)
     if q.device.type == "cuda" and attention_kernels.is_supported(q.shape[-1], q.dtype):
         return _fused(q, k, v, spec)
-    if spec.spread is None or spec.collect is None:
-        ((count, length),) = spec.buckets
+    shapes, spread, collect = spec.buckets.shapes, spec.buckets.spread, spec.buckets.collect
+    if spread is None or collect is None:
+        ((count, length),) = shapes
         return _dense(q, k, v, count, length, spec.window)
-    sizes = [count * length for count, length in spec.buckets]
-    qs, ks, vs = (_Spread.apply(x, spec.spread, spec.collect).split(sizes) for x in (q, k, v))
-    parts = zip(qs, ks, vs, spec.buckets, strict=True)
+    sizes = [count * length for count, length in shapes]
+    qs, ks, vs = (_Spread.apply(x, spread, collect).split(sizes) for x in (q, k, v))
+    parts = zip(qs, ks, vs, shapes, strict=True)
     out = torch.cat([_dense(q, k, v, count, length, spec.window) for q, k, v, (count, length) in parts])
-    collected: Tensor = _Collect.apply(out, spec.collect)
+    collected: Tensor = _Collect.apply(out, collect)
     return collected
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tempa.data.upload import upload
 from tempa.ops import nvrtc, reference
 from tempa.ops.paged_plan import ITEM_FIELDS, TILE, WARP_ROWS, plan
 
@@ -280,7 +281,12 @@ _zeros: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def _tickets(count: int, device: torch.device, stream: int) -> Tensor:
-    """Zeros, which every launch leaves as it found them: launches of one stream may share them."""
+    """Zeros, which every launch leaves as it found them: launches of one stream may share them.
+
+    A captured graph makes its own each time it runs: it may run on any stream, and live longer than these.
+    """
+    if torch.cuda.is_current_stream_capturing():
+        return torch.zeros(count, dtype=torch.int32, device=device)
     held = _zeros.get((device, stream))
     if held is None or len(held) < count:
         held = torch.zeros(max(count, 4096), dtype=torch.int32, device=device)
@@ -323,12 +329,12 @@ def attend(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
 
 
 def _plan_on_device(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> tuple[Tensor, Tensor, list[int]]:
-    assert spec.lengths is not None
+    assert spec.host_lengths is not None
     assert spec.starts is not None
     num_kv_heads = cache.keys.shape[1]
     variant = _variant(q, cache.keys, spec.block_size, num_kv_heads)
     made = plan(
-        spec.lengths.cpu().numpy(),
+        spec.host_lengths,
         spec.starts,
         group=q.shape[1] // num_kv_heads,
         num_kv_heads=num_kv_heads,
@@ -336,7 +342,7 @@ def _plan_on_device(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> tuple[
         max_row_warps=variant.max_row_warps,
         window=spec.window,
     )
-    starts, items = (torch.from_numpy(array).to(q.device) for array in (spec.starts, made.items))
+    starts, items = upload([spec.starts, made.items], q.device)
     return starts, items, [number for launch in made.launches for number in launch]
 
 
