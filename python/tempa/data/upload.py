@@ -21,19 +21,19 @@ def upload(arrays: Sequence[NDArray[Any]], device: torch.device | str) -> list[T
     all arrays go through one piece of memory that may not, and the device copies it in its turn.
 
     Args:
-        arrays: Of any shapes and dtypes. On the CPU the tensors share their memory; for other devices it may
+        arrays: Of any shapes and dtypes. On the CPU tensors may share their memory; for other devices it may
             change as soon as this returns.
         device: Where to.
 
     Returns:
-        Tensors with the same values; on another device than the CPU they share one allocation.
+        Contiguous tensors with the same values; on another device than the CPU they share one allocation.
 
     >>> [tensor.tolist() for tensor in upload([np.arange(3), np.array([0.5])], "cpu")]
     [[0, 1, 2], [0.5]]
     """
     device = torch.device(device)
     if device.type == "cpu":
-        return [torch.from_numpy(array) for array in arrays]
+        return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
     return _in_one_piece(arrays, device)
 
 
