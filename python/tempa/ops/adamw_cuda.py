@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tempa.data.upload import upload
 from tempa.ops import nvrtc
 from tempa.ops.cuda_tensors import ELEMENTS, check, check_same
 
@@ -66,16 +67,11 @@ def step_in_place(
     table = np.stack([*np.array(addresses, np.int64), sizes], axis=1)
     nvrtc.launch(
         _kernel(first.dtype, first.device),
-        *(None, None, None, None, *(_sent(array, first.device) for array in (table, chunks))),
+        *(None, None, None, None, *upload([table, chunks], first.device)),
         *numbers(step, lr, betas, eps, weight_decay),
         grid=len(chunks),
         block=THREADS,
     )
-
-
-def _sent(array: NDArray[Any], device: torch.device) -> Tensor:
-    """A copy on the device; from pinned memory, so that nothing waits for what runs there."""
-    return torch.from_numpy(array).pin_memory().to(device, non_blocking=True)
 
 
 def chunks_of(sizes: NDArray[np.int64]) -> NDArray[np.int32]:
