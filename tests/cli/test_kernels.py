@@ -11,7 +11,8 @@ from tempa.ops import nvrtc
 
 @pytest.mark.usefixtures("kernel_cache")
 def test_prewarm_fills_the_cache_list_shows_it_and_clear_empties_it(capsys) -> None:
-    assert cli.run(["kernels", "prewarm", "--arch", "sm_90a", "--presets", "1m", "--dtypes", "bfloat16"]) == 0
+    words = ["--arch", "sm_90a", "--presets", "1m", "--dtypes", "bfloat16", "--vocab-sizes", "5000"]
+    assert cli.run(["kernels", "prewarm", *words]) == 0
     compiled = capsys.readouterr().out.splitlines()
     assert len(set(compiled)) == len(compiled)
     assert {
@@ -20,6 +21,7 @@ def test_prewarm_fills_the_cache_list_shows_it_and_clear_empties_it(capsys) -> N
         "norm.cu sm_90a bfloat16 rms width 128 of a float32 stream, of a sum",
         "glu.cu sm_90a bfloat16 relu2",
         "scan.cu sm_90a advantages",
+        "sample.cu sm_90a bfloat16 5000 tokens",
     } <= set(compiled)
     assert cli.run(["kernels", "list"]) == 0
     text = capsys.readouterr().out
@@ -39,6 +41,7 @@ def test_prewarm_knows_every_source() -> None:
         config = ModelConfig.preset(preset, vocab_size=1)
         for dtype in options.dtypes:
             variants += kernels._variants(config, getattr(torch, dtype), "sm_90a")
+    variants += kernels._samplers((5000,), torch.float32, "sm_90a")
     assert {source for _, (source, _) in variants} == {path.name for path in nvrtc.SOURCES.glob("*.cu")}
 
 

@@ -32,11 +32,13 @@ class PrewarmConfig:
         arch: Architectures, such as sm_80, sm_90a or sm_100a; this machine's GPU when none is named.
         presets: Presets of the model whose sizes are compiled.
         dtypes: Element types.
+        vocab_sizes: Vocabularies for which the sampler is compiled.
     """
 
     arch: tuple[str, ...] = ()
     presets: tuple[str, ...] = ("85m",)
     dtypes: tuple[str, ...] = ("bfloat16", "float32")
+    vocab_sizes: tuple[int, ...] = ()
 
 
 def main(name: str, argv: list[str]) -> int:
@@ -80,7 +82,12 @@ def _prewarm(options: PrewarmConfig) -> None:
         for name in options.dtypes:
             # Presets share sizes; each is compiled once.
             for what, (source, defines) in {
-                k: v for c in configs for k, v in _variants(c, known[name], arch)
+                k: v
+                for variants in (
+                    *(_variants(c, known[name], arch) for c in configs),
+                    _samplers(options.vocab_sizes, known[name], arch),
+                )
+                for k, v in variants
             }.items():
                 nvrtc.compile_source(source, arch=arch, defines=defines)
                 print(f"{source} {arch} {name} {what}")
@@ -164,6 +171,21 @@ def _norm_variants(
     if config.embedding_norm:
         shape, kind = Shape.of(config.width, stream), Kind(weighted=False)
         yield f"rms width {config.width}{of}, without gain", (SOURCE, shape.defines(stream, kind))
+
+
+def _samplers(
+    vocab_sizes: tuple[int, ...], dtype: torch.dtype, arch: str
+) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
+    """What draws from such vocabularies."""
+    from tempa.ops import attention_kernels, sample_cuda
+
+    if dtype in sample_cuda.ELEMENTS:
+        limit = attention_kernels.Target(arch).shared_limit
+        for vocab in vocab_sizes:
+            shape = sample_cuda.Shape.of(
+                vocab, dtype.itemsize, shared_bytes=limit, clusters=sample_cuda.has_clusters(arch)
+            )
+            yield f"{vocab} tokens", (sample_cuda.SOURCE, shape.defines(dtype))
 
 
 def _list() -> None:

@@ -22,6 +22,7 @@ from tempa.engine.job import Course, Job, Sample
 from tempa.engine.request import Request
 from tempa.engine.sequences import NoRoomError, Sequences
 from tempa.engine.writer import Writer
+from tempa.model import Transformer
 from tempa.sample import Sampler
 from tempa.tokenizer import Tokenizer
 
@@ -47,7 +48,7 @@ class Scheduler:
         self.sequences = sequences
         self.num_preempted = 0
         self._max_batch, self._step_tokens = max_batch, step_tokens
-        self._sampler = Sampler(sequences.model.config.vocab_size)
+        self._sampler = _sampler(sequences.model)
         self._writer = Writer(self._sampler, tokenizer)
         # The line: every sample here came before those of the next.
         self._running: list[Sample] = []
@@ -333,6 +334,15 @@ class Scheduler:
         if self._waiting and self._waiting[0].is_over:
             self._waiting.popleft()
         self._is_full = False
+
+
+def _sampler(model: Transformer) -> Sampler:
+    """One that draws where the model computes."""
+    if model.device.type != "cuda":
+        return Sampler(model.config.vocab_size)
+    from tempa.ops.sampler_cuda import CudaSampler
+
+    return CudaSampler(model.config.vocab_size)
 
 
 def _num_given(request: Request) -> int:

@@ -72,7 +72,7 @@ class Writer:
         """
         draws = self._sampler.step(
             [sample.draw for sample in samples],
-            logits.cpu(),
+            logits if logits.is_cuda else logits.cpu(),
             rows=rows,
             mask=self._mask(samples),
             top_n=max(sample.job.request.top_logps for sample in samples),

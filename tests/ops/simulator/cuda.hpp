@@ -45,6 +45,7 @@ inline unsigned __float2uint_rn(float value) { return static_cast<unsigned>(std:
 inline float __fadd_rn(float one, float other) { return one + other; }
 inline float __fmul_rn(float one, float other) { return one * other; }
 inline float __fdiv_rn(float value, float divisor) { return value / divisor; }
+inline double __dmul_rn(double one, double other) { return one * other; }
 inline float __fmaf_rn(float one, float other, float added) { return std::fma(one, other, added); }
 inline float __fsqrt_rn(float value) { return std::sqrt(value); }
 inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
