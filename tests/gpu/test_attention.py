@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tempa import ops
-from tempa.ops.attention_kernels import SMALLEST, Problem, Target
+from tempa.ops.attention_kernels import Problem
+from tempa.ops.calls import SMALLEST, Target
 from tempa.ops.reference import packed_attention
 
 pytestmark = [

@@ -10,7 +10,8 @@ import torch
 from simulator import Timing, simulate
 from torch import Tensor
 
-from tempa.ops.attention_kernels import SMALLEST, Call, Problem, Target
+from tempa.ops.attention_kernels import Problem
+from tempa.ops.calls import SMALLEST, Call, Target
 from tempa.ops.reference import packed_attention
 
 # Of the error that the reference makes in the dtype of the kernel, where it rounds after each step.

@@ -22,7 +22,8 @@ from attention_cases import (
 from torch import Tensor
 
 from tempa.ops import attention_kernels, nvrtc
-from tempa.ops.attention_kernels import BACKWARD_KEYS, BACKWARD_QUERIES, FORWARD, KERNELS, Call, Target
+from tempa.ops.attention_kernels import BACKWARD_KEYS, BACKWARD_QUERIES, FORWARD, KERNELS
+from tempa.ops.calls import Call, Target
 from tempa.ops.reference import packed_attention
 
 

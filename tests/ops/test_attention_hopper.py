@@ -17,7 +17,8 @@ from simulator import SimulationError, Timing
 from torch import Tensor
 
 from tempa.ops import attention_hopper, attention_kernels, nvrtc
-from tempa.ops.attention_kernels import SMALLEST, Call, Problem, Target
+from tempa.ops.attention_kernels import Problem
+from tempa.ops.calls import SMALLEST, Call, Target
 
 # Few enough blocks for each to have several tiles.
 TARGET = Target("sm_90a", num_multiprocessors=3)

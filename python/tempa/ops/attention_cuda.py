@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from tempa.ops import reference
-from tempa.ops.attention_kernels import Problem, Target, is_readable
+from tempa.ops.attention_kernels import Problem, is_readable
+from tempa.ops.calls import Target
 
 
 def _readable(x: Tensor) -> Tensor:

@@ -6,16 +6,15 @@ calls by the simulator.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tempa._core import TempaError
-from tempa.ops import attention_hopper, nvrtc
+from tempa.ops import attention_hopper
+from tempa.ops.calls import SMALLEST, SMALLEST_SHARED_BYTES, Call, Target
 
 ELEMENTS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 MAX_HEAD_DIM = 256
@@ -25,9 +24,6 @@ CHUNK = 8
 # Places of tokens, and sums of one with a window, are 32 bits wide.
 MAX_TOKENS = 2**29
 WHOLE = 2**30
-# Shared memory that a block can have: on every device since sm_80, and on those with more.
-SMALLEST_SHARED_BYTES = 99 << 10
-SHARED_BYTES = {"80": 163 << 10, "87": 163 << 10, "90": 227 << 10, "100": 227 << 10, "103": 227 << 10}
 
 
 @dataclass(frozen=True)
@@ -114,35 +110,6 @@ BACKWARD_ROWS = "attention_backward_rows"  # in the source of BACKWARD_QUERIES, 
 ROWS_BLOCKS = 4096
 
 
-@dataclass(frozen=True)
-class Target:
-    """The device that a problem is for.
-
-    Attributes:
-        arch: Its architecture, such as sm_90a.
-        num_multiprocessors: How many it has.
-    """
-
-    arch: str
-    num_multiprocessors: int = 1
-
-    @classmethod
-    @functools.cache
-    def of(cls, device: torch.device) -> Target:
-        """A CUDA device."""
-        properties = torch.cuda.get_device_properties(device)
-        return cls(nvrtc.device_arch(device), properties.multi_processor_count)
-
-    @property
-    def shared_limit(self) -> int:
-        """Shared memory that a block can have."""
-        return SHARED_BYTES.get(self.arch.removeprefix("sm_").rstrip("af"), SMALLEST_SHARED_BYTES)
-
-
-# What is made for it fits every other device too.
-SMALLEST = Target("sm_86")
-
-
 def defines(
     shape: Shape | attention_hopper.Shape,
     head_dim: int,
@@ -154,40 +121,6 @@ def defines(
     """The macros that a kernel is compiled with."""
     features = {"SOFTCAP": int(has_softcap), "ALIBI": int(has_alibi)}
     return {"ELEMENT": ELEMENTS[dtype], "HEAD_DIM": head_dim, **features, **shape.macros()}
-
-
-@dataclass(frozen=True)
-class Call:
-    """One launch of a kernel."""
-
-    source: str
-    entry: str
-    arguments: tuple[Any, ...]
-    grid: tuple[int, int, int]
-    num_threads: int
-    shared_bytes: int
-    defines: tuple[tuple[str, str | int], ...]
-
-    def launch(self, device: torch.device) -> None:
-        """Start it on torch's current stream."""
-        nvrtc.launch(
-            _loaded(self.source, self.entry, device, self.defines, self.shared_bytes),
-            *self.arguments,
-            grid=self.grid,
-            block=self.num_threads,
-            shared_bytes=self.shared_bytes,
-        )
-
-
-@functools.cache
-def _loaded(
-    source: str,
-    entry: str,
-    device: torch.device,
-    macros: tuple[tuple[str, str | int], ...],
-    shared_bytes: int,
-) -> nvrtc.Kernel:
-    return nvrtc.load(source, entry, device, dict(macros), shared_bytes=shared_bytes)
 
 
 @dataclass(frozen=True)
