@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,20 @@ from simulator import Argument, TensorMap
 from torch import Tensor
 
 from tempa.ops import nvrtc
+
+
+@pytest.fixture(autouse=True)
+def _usable_device() -> Iterator[None]:
+    """Ends the process when a test has left the device unusable: every later test would fail with it."""
+    yield
+    if not torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            os._exit(3)  # another worker takes its place
+        pytest.exit(f"the device is unusable after this test: {error}", returncode=3)
 
 
 @pytest.fixture

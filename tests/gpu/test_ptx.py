@@ -28,6 +28,7 @@ from test_ptx import (  # noqa: F401 - collected here too
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.sanitize,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
 

@@ -17,6 +17,7 @@ IS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] 
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.sanitize,
     pytest.mark.skipif(not IS_HOPPER, reason="torch sees no device of the Hopper generation"),
 ]
 
