@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from simulator import simulate
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,9 +27,13 @@ from tempa.ops import (
     paged_cuda,
     policy_cuda,
     rope_cuda,
+    sample_cuda,
     scan_cuda,
 )
 from tempa.ops.paged_plan import plan
+from tempa.ops.sampler_cuda import CudaSampler
+from tempa.ops.signature import signatures
+from tempa.sample import Sampler, Settings
 
 # What an operator runs on CUDA, by its name.
 ON_CUDA: dict[str, Callable[..., Any]] = {
@@ -47,6 +52,7 @@ ON_CUDA: dict[str, Callable[..., Any]] = {
     "policy_loss": policy_cuda._loss_cuda,
     "rope": rope_cuda._rope_cuda,
     "rope_to_cache": rope_cuda._to_cache_cuda,
+    "sample": sample_cuda._sample_cuda,
 }
 BFLOAT16 = 2e-2
 FLOAT32 = 2e-5
@@ -64,6 +70,7 @@ class Operator:
         changed: Which of them are written to: they are results too.
         tolerance: Most of |result - CPU result| / |CPU result| on a GPU.
         can_be_captured: Whether a CUDA graph of it is of use.
+        by_hand: What else gives its results, if the operator is not for the CPU.
     """
 
     case: str
@@ -73,6 +80,7 @@ class Operator:
     changed: tuple[int, ...] = ()
     tolerance: float = BFLOAT16
     can_be_captured: bool = True
+    by_hand: Callable[..., Tensor] | None = None
 
     @property
     def op(self) -> Any:
@@ -97,6 +105,10 @@ class Operator:
         for place in self.leaves:
             arguments[place].requires_grad_()
         return arguments
+
+    def expected(self) -> list[Tensor]:
+        """The results on the CPU."""
+        return self.results(self.prepared("cpu"), self.by_hand)
 
     def results(self, arguments: Sequence[Any], function: Callable[..., Any] | None = None) -> list[Tensor]:
         """All that the operator gives and changes, and the gradients of what gets one."""
@@ -249,6 +261,27 @@ def _policy(generator: torch.Generator) -> list[Any]:
     return [*tensors, (0.2, 0.3), False, 1.0, 3, 0.1]
 
 
+SETTINGS = [Settings(top_p=0.9, temperature=0.8), Settings(top_k=5), Settings(temperature=0)]
+VOCABULARY, TOP = 2500, 4
+
+
+def _sample(generator: torch.Generator) -> list[Any]:
+    sampler = CudaSampler(VOCABULARY)
+    handles = [sampler.add(settings, seed=seed) for seed, settings in enumerate(SETTINGS)]
+    described = sampler.batch(handles, np.arange(len(handles))).tensors(torch.device("cpu"))
+    logits = 3 * _normal(generator, len(handles), VOCABULARY, dtype=torch.float32)
+    return [logits, *described, None, VOCABULARY, TOP, True]
+
+
+def _sample_by_hand(logits: Tensor, *_: Any) -> Tensor:
+    sampler = Sampler(VOCABULARY)
+    handles = [sampler.add(settings, seed=seed) for seed, settings in enumerate(SETTINGS)]
+    draws = sampler.step(handles, logits, top_n=TOP)
+    bits = (logps.view(np.int32) for logps in (draws.logps[:, None], draws.kept_logps[:, None]))
+    columns = (draws.ids[:, None], *bits, draws.top_ids, draws.top_logps.view(np.int32))
+    return torch.from_numpy(np.concatenate(columns, 1).astype(np.int32))
+
+
 OPERATORS = [
     Operator("RMSNorm", "norm", _norm(72, torch.bfloat16, centred=False), leaves=(0, 1)),
     Operator("RMSNorm, several warps", "norm", _norm(1001, torch.float32, centred=False), (0, 1), (), 1e-4),
@@ -277,6 +310,8 @@ OPERATORS = [
     Operator("AdamW, bfloat16", "adamw_", _adamw(torch.bfloat16), changed=(0, 2, 3), can_be_captured=False),
     Operator("advantages", "discounted_sums", _sums, tolerance=FLOAT32),
     Operator("policy loss", "policy_loss", _policy, leaves=(0,), tolerance=FLOAT32),
+    # Tokens are equal; log-probabilities, of which these are the bits, may differ in the last one.
+    Operator("draws", "sample", _sample, tolerance=1e-6, by_hand=_sample_by_hand),
 ]
 
 
@@ -312,6 +347,19 @@ def held(
     return HeldKernel(source, entry, tuple(sorted(defines.items())), shared_bytes)
 
 
+def run_simulated(
+    kernel: HeldKernel,
+    *arguments: Any,
+    grid: int | Sequence[int],
+    block: int | Sequence[int],
+    shared_bytes: int = 0,
+) -> None:
+    """In place of `nvrtc.launch`, for kernels that are `held`."""
+    given = [torch.view_as_real(x) if isinstance(x, Tensor) and x.is_complex() else x for x in arguments]
+    sizes: dict[str, Any] = {"grid": grid, "block": block, "shared_bytes": shared_bytes}
+    simulate(kernel.source, kernel.entry, *given, **sizes, defines=dict(kernel.defines))
+
+
 def distance(found: Tensor, expected: Tensor) -> float:
     """|found - expected| / |expected|, infinities that agree left out; infinite if a number is missing."""
     found, expected = found.double().cpu(), expected.double().cpu()
@@ -323,8 +371,6 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 def sources() -> Iterator[tuple[str, str]]:
     """Every entry point of `cuda/`, as (source, entry)."""
-    from tempa.ops.signature import signatures
-
     for path in sorted(nvrtc.SOURCES.glob("*.cu")):
         for entry in signatures(path.read_text()):
             yield path.name, entry

@@ -9,16 +9,28 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from operators import ON_CUDA, OPERATORS, HeldKernel, HostSide, Operator, distance, held, sources
-from simulator import simulate
+from operators import (
+    ON_CUDA,
+    OPERATORS,
+    HeldKernel,
+    HostSide,
+    Operator,
+    distance,
+    held,
+    run_simulated,
+    sources,
+)
 from torch import Tensor
 
 from tempa.ops import nvrtc, paged_cuda
-from tempa.ops.attention_kernels import Target
+from tempa.ops.calls import Target
 from tempa.ops.signature import POINTER, TENSOR_MAP, signatures
 from tempa.ops.tensor_map import TensorMap
 
 every_operator = pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.case)
+every_operator_of_the_cpu = pytest.mark.parametrize(
+    "operator", [o for o in OPERATORS if o.by_hand is None], ids=lambda operator: operator.case
+)
 
 
 @pytest.fixture
@@ -71,12 +83,12 @@ def test_every_operator_has_a_problem() -> None:
     assert len({operator.case for operator in OPERATORS}) == len(OPERATORS)
 
 
-@every_operator
+@every_operator_of_the_cpu
 def test_an_operator_passes_opcheck(operator: Operator) -> None:
     torch.library.opcheck(operator.op.default, tuple(operator.prepared("cpu")), test_utils=operator.checks)
 
 
-@every_operator
+@every_operator_of_the_cpu
 def test_an_operator_is_compiled_whole_and_gives_the_same(operator: Operator) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(lambda *arguments: operator.op(*arguments), backend="aot_eager", fullgraph=True)
@@ -89,11 +101,10 @@ def test_an_operator_is_compiled_whole_and_gives_the_same(operator: Operator) ->
 
 @every_operator
 def test_what_runs_on_cuda_gives_tensors_like_those_of_the_cpu(operator: Operator, pretended_gpu) -> None:
-    expected = operator.results(operator.prepared("cpu"))
     with HostSide():
         found = operator.results(operator.prepared("cpu"))
     assert pretended_gpu
-    assert [(x.shape, x.dtype) for x in found] == [(x.shape, x.dtype) for x in expected]
+    assert [(x.shape, x.dtype) for x in found] == [(x.shape, x.dtype) for x in operator.expected()]
 
 
 def test_the_problems_reach_every_entry_point(pretended_gpu, monkeypatch) -> None:
@@ -112,19 +123,8 @@ def test_the_problems_reach_every_entry_point(pretended_gpu, monkeypatch) -> Non
     "operator", [o for o in OPERATORS if o.name != "adamw_"], ids=lambda operator: operator.case
 )
 def test_what_runs_on_cuda_is_right_in_the_simulator(operator: Operator, pretended_gpu, monkeypatch) -> None:
-    def launch(kernel: HeldKernel, *arguments: object, grid, block, shared_bytes: int = 0) -> None:
-        given = [_without_complex_numbers(argument) for argument in arguments]
-        sizes = {"grid": grid, "block": block, "shared_bytes": shared_bytes}
-        simulate(kernel.source, kernel.entry, *given, **sizes, defines=dict(kernel.defines))
-
-    monkeypatch.setattr(nvrtc, "launch", launch)
-    expected = operator.results(operator.prepared("cpu"))
+    monkeypatch.setattr(nvrtc, "launch", run_simulated)
     with HostSide():
         found = operator.results(operator.prepared("cpu"))
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(found, operator.expected(), strict=True):
         assert distance(one, other) <= operator.tolerance
-
-
-def _without_complex_numbers(argument: object) -> object:
-    is_complex = isinstance(argument, Tensor) and argument.is_complex()
-    return torch.view_as_real(argument) if is_complex else argument
