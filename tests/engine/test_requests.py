@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from tempa.data.packed import Packed
 from tempa.engine import Completion, Engine, Event, Request, Sampling
 from tempa.engine.sequences import Sequences
-from tempa.model import Transformer
+from tempa.model import KvCache, Transformer
+from tempa.ops import scaled
 from tempa.tokenizer import Tokenizer
 
 Build = Callable[..., Transformer]
@@ -327,6 +328,40 @@ def test_the_cache_has_the_dtype_that_is_asked_for(
         np.testing.assert_allclose(ours.logps[0], theirs.logps[0], atol=0 if dtype == torch.float32 else 0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_a_model_that_the_decoder_does_not_take_may_have_a_cache_of_bytes(
+    build: Build, prompts_of: Prompts, dtype: torch.dtype
+) -> None:
+    model, prompts = build().bfloat16(), prompts_of(7, 5)
+    engine = Engine(model, block_size=4, cache_dtype=dtype)
+    completions = engine.generate(prompts, GREEDY)
+    assert engine.sequences().cache.blocks.dtype == dtype
+    again = engine.generate(prompts, GREEDY)
+    assert [one.ids.tolist() for [one] in again] == [one.ids.tolist() for [one] in completions]
+    exact = Engine(model, block_size=4).generate(prompts, GREEDY)
+    for [ours], [theirs] in zip(completions, exact, strict=True):
+        np.testing.assert_allclose(ours.logps[:2], theirs.logps[:2], atol=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8, torch.float8_e4m3fn], ids=str)
+def test_what_is_not_finite_can_be_scrubbed_from_a_cache(build: Build, dtype: torch.dtype) -> None:
+    config = build().config
+    cache = KvCache(config, num_blocks=3, block_size=4, dtype=dtype)
+    rows = torch.randn(config.depth, 2, 6, config.num_kv_heads, config.head_dim)
+    rows[0, 0, 2, 0, 0], rows[1, 1, 3, 0, 1] = torch.nan, torch.inf
+    cache.write(torch.arange(6), rows)
+    cache.scrub()
+    sound = KvCache(config, num_blocks=3, block_size=4, dtype=dtype)
+    sound.write(torch.arange(6), rows)
+    for i in range(config.depth):
+        layer, before = cache.layer(i), sound.layer(i)
+        for pool, dirty in ((layer.keys, before.keys), (layer.values, before.values)):
+            kept, expected = (scaled.unscaled(x, *layer.shape) for x in (pool, dirty))
+            assert kept.isfinite().all()
+            is_row = expected.isfinite().all(-1)
+            assert torch.equal(kept[is_row], expected[is_row])
+
+
 def test_rounded_weights_have_a_rounded_cache(build: Build) -> None:
     engine = Engine(build(), weights="int8")
     engine.generate([[1, 2]], GREEDY)
@@ -340,6 +375,8 @@ def test_a_cache_dtype_that_cannot_be_is_refused(build: Build) -> None:
     request = Request(prompt=[1], prefix_kv=torch.zeros(2, 2, 4, 2, 8), sampling=GREEDY)
     with pytest.raises(ValueError, match="prefix_kv needs a cache of float32 or bfloat16"):
         Engine(model, cache_dtype=torch.int8).generate([request])
+    with pytest.raises(ValueError, match="but the decoder keeps float32, bfloat16 or int8"):
+        Engine(model, cache_dtype=torch.float8_e4m3fn).generate([[1]], GREEDY)
     engine = Engine(model.bfloat16(), cache_dtype=torch.float32)
     with pytest.raises(
         ValueError, match=r"cache_dtype is torch\.float32, but the model computes in torch\.bf"

@@ -40,7 +40,7 @@ def _turned(source, x, turns, vector, direction=1.0, seed=0):
         *(y, x, torch.view_as_real(turns)),
         T,
         H,
-        *rope_cuda._strides(x),
+        *rope_cuda.strides_of(x),
         direction,
         grid=_grid(T, H, D, vector),
         block=rope_cuda.THREADS,
@@ -85,7 +85,7 @@ def _to_cache(source, q, k, v, turns, slots, cache, vector, seed=0):
         T,
         H,
         heads,
-        *(stride for x in (q, k, v) for stride in rope_cuda._strides(x)),
+        *(stride for x in (q, k, v) for stride in rope_cuda.strides_of(x)),
         blocks * block_size,
         block_size,
         grid=_grid(T, H + 2 * heads, D, vector),
@@ -125,7 +125,7 @@ def test_simulated_keys_and_values_go_to_their_slots_and_nowhere_else(dtype, hea
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("x0 * sine + x1 * cosine", "x1 * cosine - x0 * sine"),
+        ("rotation.turn(heads[i], 1.0f)", "rotation.turn(heads[i], -1.0f)"),
         ("kept_slot % block_size", "(kept_slot + 1) % block_size"),
         ("slot < num_slots", "slot <= num_slots"),
     ],

@@ -6,7 +6,7 @@ does so beforehand, also on a machine without a GPU, for the sizes of a preset.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,12 +33,14 @@ class PrewarmConfig:
         presets: Presets of the model whose sizes are compiled.
         dtypes: Element types.
         vocab_sizes: Vocabularies for which the sampler is compiled.
+        caches: Kinds of caches beside those of the element types: int8, float8_e4m3fn.
     """
 
     arch: tuple[str, ...] = ()
     presets: tuple[str, ...] = ("85m",)
     dtypes: tuple[str, ...] = ("bfloat16", "float32")
     vocab_sizes: tuple[int, ...] = ()
+    caches: tuple[str, ...] = ()
 
 
 def main(name: str, argv: list[str]) -> int:
@@ -68,12 +70,16 @@ def _prewarm(options: PrewarmConfig) -> None:
     from tempa.model import ModelConfig
     from tempa.ops import nvrtc
     from tempa.ops.cuda_tensors import ELEMENTS
+    from tempa.ops.scaled import LARGEST
 
     arches = options.arch or (nvrtc.device_arch(torch.device("cuda")),)
     known = {str(dtype).removeprefix("torch."): dtype for dtype in ELEMENTS}
-    unknown = [dtype for dtype in options.dtypes if dtype not in known]
-    if unknown:
-        raise ValueError(f"unknown dtype {unknown[0]!r}; choose from {', '.join(known)}")
+    kinds = {str(dtype).removeprefix("torch."): dtype for dtype in LARGEST}
+    for words, of, choices in ((options.dtypes, "dtype", known), (options.caches, "cache", kinds)):
+        unknown = [word for word in words if word not in choices]
+        if unknown:
+            raise ValueError(f"unknown {of} {unknown[0]!r}; choose from {', '.join(choices)}")
+    caches = [kinds[name] for name in options.caches]
     configs = [ModelConfig.preset(preset, vocab_size=1) for preset in options.presets]
     for arch in arches:
         for what, (source, defines) in _shared_variants():
@@ -84,7 +90,7 @@ def _prewarm(options: PrewarmConfig) -> None:
             for what, (source, defines) in {
                 k: v
                 for variants in (
-                    *(_variants(c, known[name], arch) for c in configs),
+                    *(_variants(c, known[name], arch, caches) for c in configs),
                     _samplers(options.vocab_sizes, known[name], arch),
                 )
                 for k, v in variants
@@ -108,7 +114,7 @@ def _shared_variants() -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]
 
 
 def _variants(
-    config: ModelConfig, dtype: torch.dtype, arch: str
+    config: ModelConfig, dtype: torch.dtype, arch: str, caches: Sequence[torch.dtype] = ()
 ) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
     """What a model of this shape runs: a name, the source and its macros."""
     import torch
@@ -120,6 +126,7 @@ def _variants(
         norm_cuda,
         paged_cuda,
         rope_cuda,
+        rope_scaled_cuda,
     )
     from tempa.ops.cuda_tensors import pack_size
 
@@ -141,10 +148,16 @@ def _variants(
     if dtype in paged_cuda.ELEMENTS:
         # Blocks as the engine makes them; the least shared memory of a supported device.
         group = config.num_heads // config.num_kv_heads
-        paged = paged_cuda.Shape.of(config.head_dim, 16, group, dtype.itemsize, shared_bytes=99 << 10)
-        for row_warps in (1, 2, 4)[: paged.max_row_warps]:
-            macros = paged.defines(dtype, dtype, row_warps=row_warps, softcap=False, alibi=False)
-            yield f"heads of {config.head_dim}, {16 * row_warps} rows", (paged_cuda.SOURCE, macros)
+        for kept in (dtype, *caches):
+            paged = paged_cuda.Shape.of(config.head_dim, 16, group, kept.itemsize, shared_bytes=99 << 10)
+            of = "" if kept == dtype else f" of {str(kept).removeprefix('torch.')}"
+            for row_warps in (1, 2, 4)[: paged.max_row_warps]:
+                macros = paged.defines(dtype, kept, row_warps=row_warps, softcap=False, alibi=False)
+                yield f"heads of {config.head_dim}{of}, {16 * row_warps} rows", (paged_cuda.SOURCE, macros)
+            if kept != dtype:
+                vector = max(2, pack_size(config.head_dim, dtype))
+                macros = rope_scaled_cuda.defines(dtype, kept, config.head_dim, vector)
+                yield f"heads of {config.head_dim}{of}", (rope_scaled_cuda.SOURCE, macros)
     if dtype in linear_loss_cuda.DTYPES:
         capped = config.softcap is not None
         what = f"logits{' with a cap' if capped else ''}"

@@ -17,8 +17,10 @@ from tempa.engine.sampling import Completion, Sampling
 from tempa.engine.scheduler import Scheduler
 from tempa.engine.sequences import Sequences
 from tempa.model import Decoder, KvCache, Transformer, weights_checksum
+from tempa.ops import scaled
 from tempa.tokenizer import Tokenizer
 
+_CACHE_DTYPES = (None, torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
 # Tokens scored in one forward.
 SCORE_TOKENS = 16384
 
@@ -43,8 +45,9 @@ class Engine:
         weights: How steps on the CPU keep matrices, as for `Decoder`. "auto" is float32, where
             log-probabilities of samples are those of the model, and lets the model compute where `Decoder`
             cannot.
-        cache_dtype: Of cached keys and values on the CPU: torch.float32, bfloat16 or int8. None is bfloat16
-            where `weights` are rounded, else as the model computes.
+        cache_dtype: Of cached keys and values: as the model computes, or with a scale for each token and head
+            torch.int8 or float8_e4m3fn; `Decoder` takes float32, bfloat16 and int8. None is bfloat16 where
+            `weights` are rounded, else as the model computes.
         reuses_prefixes: Whether prompts begin with what earlier ones have computed. It changes no token.
         has_fixed_weights: Whether the weights never change, as when serving. Otherwise they are read once
             whenever the engine begins to work, to see if they have.
@@ -74,8 +77,10 @@ class Engine:
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if cache_dtype not in (None, torch.float32, torch.bfloat16, torch.int8):
-            raise ValueError(f"cache_dtype must be torch.float32, bfloat16 or int8, got {cache_dtype}")
+        if cache_dtype not in _CACHE_DTYPES:
+            raise ValueError(
+                f"cache_dtype must be torch.float32, bfloat16, int8 or float8_e4m3fn, got {cache_dtype}"
+            )
         if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
@@ -313,11 +318,17 @@ class Engine:
         """Of the cache."""
         if decoder is None:
             dtype = _computed_dtype(weight)
+            if self._cache_dtype is not None and scaled.is_scaled(self._cache_dtype):
+                return self._cache_dtype
             if self._cache_dtype not in (None, dtype):
                 raise ValueError(
                     f"cache_dtype is {self._cache_dtype}, but the model computes in {dtype} here"
                 )
             return dtype
+        if self._cache_dtype == torch.float8_e4m3fn:
+            raise ValueError(
+                "cache_dtype is torch.float8_e4m3fn, but the decoder keeps float32, bfloat16 or int8"
+            )
         if self._cache_dtype is not None:
             return self._cache_dtype
         return torch.float32 if decoder.weights == "float32" else torch.bfloat16
@@ -358,9 +369,10 @@ class Engine:
         if request.inputs_embeds is not None:
             _check_shape(request.inputs_embeds, (len(courses[0]), config.width), f"{name}: inputs_embeds")
         if request.prefix_kv is not None:
-            if self._cache_dtype == torch.int8:
+            if self._cache_dtype is not None and scaled.is_scaled(self._cache_dtype):
                 raise ValueError(
-                    f"{name}: prefix_kv needs a cache of float32 or bfloat16, cache_dtype is int8"
+                    f"{name}: prefix_kv needs a cache of float32 or bfloat16, "
+                    f"cache_dtype is {self._cache_dtype}"
                 )
             count = request.prefix_kv.shape[2] if request.prefix_kv.dim() == 5 else 0
             shape = (config.depth, 2, count, config.num_kv_heads, config.head_dim)

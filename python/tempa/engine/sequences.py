@@ -202,10 +202,9 @@ class Sequences:
         self.kv.free(handles, commit=are_sound)
 
     def scrub(self) -> None:
-        """Forget all prefixes, and what is not finite: a masked place is multiplied by 0, which keeps NaN."""
+        """Forget all prefixes, and what is not finite."""
         self.forget()
-        if self.cache.blocks.is_floating_point():
-            self.cache.blocks.nan_to_num_(0, 0, 0)
+        self.cache.scrub()
 
     def forget(self) -> None:
         """Forget all prefixes: the weights have changed."""

@@ -21,7 +21,8 @@ from torch import Tensor
 from tempa import _core
 from tempa.data.upload import upload
 from tempa.ops import attention_cuda as attention_cuda  # registers torch.ops.tempa.attention
-from tempa.ops import attention_kernels, paged_cuda, rope_cuda
+from tempa.ops import attention_kernels, paged_cuda, rope_cuda, scaled
+from tempa.ops import rope_scaled_cuda as rope_scaled_cuda  # registers torch.ops.tempa.rope_to_scaled_cache
 from tempa.ops.rope import rope
 
 # A sequence joins a bucket if padding it to the bucket's length adds at most this share, or this many tokens:
@@ -229,17 +230,34 @@ def _buckets(order: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArr
 
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one layer: (blocks, Hkv, block_size, D) each.
+    """Keys and values of one layer: (blocks, Hkv, block_size, D) each, or (blocks, bytes) of `ops.scaled`.
 
     A head's part of a block lies in one piece, since a head is read on its own.
+
+    Attributes:
+        keys: The blocks of keys.
+        values: The blocks of values.
+        scaled_shape: (Hkv, block_size, D) of blocks of bytes.
     """
 
     keys: Tensor
     values: Tensor
+    scaled_shape: tuple[int, int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(Hkv, block_size, D) of a block."""
+        if self.scaled_shape is not None:
+            return self.scaled_shape
+        _, num_heads, block_size, head_dim = self.keys.shape
+        return num_heads, block_size, head_dim
 
     def write(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Keep keys and values, (T, Hkv, D) each, in slots: (T,) int64, `block * block_size + place`."""
-        size = self.keys.shape[2]
+        size = self.shape[1]
+        if self.scaled_shape is not None:
+            torch.ops.tempa.rope_to_scaled_cache(k[:, :0], k, v, None, slots, self.keys, self.values, size)
+            return
         blocks, places = slots // size, slots % size
         self.keys[blocks, :, places] = k
         self.values[blocks, :, places] = v
@@ -248,10 +266,14 @@ class LayerCache:
         self, slots: Tensor, q: Tensor, k: Tensor, v: Tensor, turns: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Turn queries and keys by `turns`, as `rope` does, keep keys and values, return queries and keys."""
-        if rope_cuda.writes_to(self.keys, q, turns):
-            turned: tuple[Tensor, Tensor] = torch.ops.tempa.rope_to_cache(
-                q, k, v, turns, slots, self.keys, self.values
+        turned: tuple[Tensor, Tensor]
+        if self.scaled_shape is not None:
+            turned = torch.ops.tempa.rope_to_scaled_cache(
+                q, k, v, turns, slots, self.keys, self.values, self.shape[1]
             )
+            return turned
+        if rope_cuda.writes_to(self.keys, q, turns):
+            turned = torch.ops.tempa.rope_to_cache(q, k, v, turns, slots, self.keys, self.values)
             return turned
         q, k = rope(q, turns), rope(k, turns)
         self.write(slots, k, v)
@@ -349,7 +371,7 @@ def _paged(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
             spec.lengths.numpy(),
             spec.starts,
             block_size=spec.block_size,
-            num_kv_heads=cache.keys.shape[1],
+            num_kv_heads=cache.shape[0],
             window=spec.window,
         )
         return torch.from_numpy(out)
@@ -368,9 +390,9 @@ def paged_by_gather(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor
 
 def _gathered(q: Tensor, group: PagedGroup, cache: LayerCache) -> Tensor:
     n, num_new = len(group.tables), group.mask.shape[2]
-    _, heads, _, head_dim = cache.keys.shape
+    heads, _, head_dim = cache.shape
     keys, values = (
-        pool[group.tables].transpose(1, 2).reshape(n, heads, -1, head_dim)
+        _blocks(pool, group.tables, cache.shape).to(q.dtype).transpose(1, 2).reshape(n, heads, -1, head_dim)
         for pool in (cache.keys, cache.values)
     )  # (n, Hkv, S, D)
     # The heads of a group read the same keys: they become more queries of one head.
@@ -382,6 +404,14 @@ def _gathered(q: Tensor, group: PagedGroup, cache: LayerCache) -> Tensor:
     out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
     out = out.view(n, heads, share, num_new, head_dim).permute(0, 3, 1, 2, 4)
     return out.reshape(n * num_new, heads * share, head_dim)
+
+
+def _blocks(pool: Tensor, tables: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(n, blocks, Hkv, block_size, D) of a pool, with their scales if they have any."""
+    if not scaled.is_scaled(pool.dtype):
+        return pool[tables]
+    chosen = pool.view(torch.int8)[tables.flatten()].view(pool.dtype)
+    return scaled.unscaled(chosen, *shape).view(*tables.shape, *shape)
 
 
 class _Spread(torch.autograd.Function):

@@ -16,6 +16,7 @@ from torch import Tensor
 from tempa.data.upload import upload
 from tempa.ops import nvrtc, reference
 from tempa.ops.paged_plan import ITEM_FIELDS, TILE, WARP_ROWS, plan
+from tempa.ops.scaled import unscaled
 
 if TYPE_CHECKING:
     from tempa.ops.attention import AttentionSpec, LayerCache
@@ -306,9 +307,9 @@ def is_supported(q: Tensor, cache: LayerCache) -> bool:
     return (
         q.device.type == "cuda"
         and q.dtype in ELEMENTS
-        and cache.keys.dtype == q.dtype
+        and (cache.keys.dtype == q.dtype or cache.keys.dtype in SCALED)
         and q.shape[2] <= 256
-        and q.shape[2] % (CHUNK_BYTES // q.itemsize) == 0
+        and q.shape[2] % (CHUNK_BYTES // cache.keys.itemsize) == 0
     )
 
 
@@ -316,7 +317,7 @@ def attend(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
     """Attention of the new tokens of `spec` to a cache for which `is_supported` is true."""
     assert spec.tables is not None
     assert spec.lengths is not None
-    num_kv_heads = cache.keys.shape[1]
+    num_kv_heads = cache.shape[0]
     key = (q.shape[1], num_kv_heads, q.shape[2])
     if key not in spec.plans:
         spec.plans[key] = _plan_on_device(q, spec, cache)
@@ -331,7 +332,7 @@ def attend(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> Tensor:
 def _plan_on_device(q: Tensor, spec: AttentionSpec, cache: LayerCache) -> tuple[Tensor, Tensor, list[int]]:
     assert spec.host_lengths is not None
     assert spec.starts is not None
-    num_kv_heads = cache.keys.shape[1]
+    num_kv_heads = cache.shape[0]
     variant = _variant(q, cache.keys, spec.block_size, num_kv_heads)
     made = plan(
         spec.host_lengths,
@@ -403,16 +404,6 @@ def _cpu(
         slopes=slopes,
     )
     return out.to(q.dtype)
-
-
-def unscaled(pool: Tensor, num_kv_heads: int, block_size: int, head_dim: int) -> Tensor:
-    """The values of blocks of bytes, (blocks, Hkv, block_size, D) float32; other blocks as they are."""
-    if pool.dtype not in SCALED:
-        return pool
-    num_rows = num_kv_heads * block_size
-    wide = pool[:, : num_rows * head_dim].float().view(-1, num_kv_heads, block_size, head_dim)
-    scales = pool[:, num_rows * head_dim :].contiguous().view(torch.float32)
-    return wide * scales.view(-1, num_kv_heads, block_size, 1)
 
 
 def _fake(q: Tensor, *others: Any) -> Tensor:

@@ -51,7 +51,7 @@ def turn_into(y: Tensor, x: Tensor, rotations: Tensor, *, inverse: bool = False)
     Raises:
         ValueError: If a shape, dtype, layout or device does not fit.
     """
-    vector = _vector(x, (x,), (y,), rotations)
+    vector = vector_of(x, (x,), (y,), rotations)
     T, H, D = x.shape
     blocks = _num_blocks(T, H, D // vector)
     if blocks:
@@ -60,7 +60,7 @@ def turn_into(y: Tensor, x: Tensor, rotations: Tensor, *, inverse: bool = False)
             *(y, x, rotations),
             T,
             H,
-            *_strides(x),
+            *strides_of(x),
             -1.0 if inverse else 1.0,
             grid=blocks,
             block=THREADS,
@@ -94,7 +94,7 @@ def turn_to_cache(
     Raises:
         ValueError: If a shape, dtype, layout or device does not fit.
     """
-    vector = _vector(q, (q, k, v), (q_out, k_out, keys, values), rotations)
+    vector = vector_of(q, (q, k, v), (q_out, k_out, keys, values), rotations)
     (T, H, D), (_, heads, block_size, _) = q.shape, keys.shape
     check_same("rope", q, slots, torch.int64)
     if slots.shape != (T,) or not slots.is_contiguous():
@@ -112,7 +112,7 @@ def turn_to_cache(
             T,
             H,
             heads,
-            *(stride for tensor in (q, k, v) for stride in _strides(tensor)),
+            *(stride for tensor in (q, k, v) for stride in strides_of(tensor)),
             len(keys) * block_size,
             block_size,
             grid=blocks,
@@ -120,8 +120,14 @@ def turn_to_cache(
         )
 
 
-def _vector(x: Tensor, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], rotations: Tensor) -> int:
-    """Elements a pack: 16 bytes where all heads consist of such packs, else one pair."""
+def vector_of(
+    x: Tensor, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], rotations: Tensor | None
+) -> int:
+    """Elements a pack: 16 bytes where all heads consist of such packs, else one pair.
+
+    Raises:
+        ValueError: If heads, output and rotations do not fit, or cannot be read in pairs.
+    """
     check("rope", outputs[0], *outputs[1:])
     for tensor in inputs:
         check_same("rope", outputs[0], tensor, outputs[0].dtype)
@@ -131,19 +137,24 @@ def _vector(x: Tensor, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], 
                 f"and strides {tensor.stride()}"
             )
     D = x.shape[2]
-    if outputs[0].shape != x.shape or D % 2 or rotations.shape != (len(x), 1, D // 2):
-        shapes = [tuple(tensor.shape) for tensor in (x, outputs[0], rotations)]
+    if (
+        outputs[0].shape != x.shape
+        or D % 2
+        or (rotations is not None and rotations.shape != (len(x), 1, D // 2))
+    ):
+        shapes = [tuple(tensor.shape) for tensor in (x, outputs[0], rotations) if tensor is not None]
         raise ValueError(f"rope on CUDA: heads, output and rotations do not fit: {shapes}")
-    check_same("rope", x, rotations, torch.complex64)
-    if not rotations.is_contiguous():
-        raise ValueError("rope on CUDA: the rotations are not contiguous")
+    if rotations is not None:
+        check_same("rope", x, rotations, torch.complex64)
+        if not rotations.is_contiguous():
+            raise ValueError("rope on CUDA: the rotations are not contiguous")
     for vector in (PACK_BYTES // x.dtype.itemsize, 2):
         fits = all(
             tensor.data_ptr() % (vector * x.dtype.itemsize) == 0
             and all(stride % vector == 0 for stride in tensor.stride()[:-1])
             for tensor in (*inputs, *outputs)
         )
-        if fits and rotations.data_ptr() % min(PACK_BYTES, 4 * vector) == 0:
+        if fits and (rotations is None or rotations.data_ptr() % min(PACK_BYTES, 4 * vector) == 0):
             return vector
     raise ValueError("rope on CUDA: a pair of a tensor starts at an odd element; copy the tensor")
 
@@ -155,7 +166,8 @@ def _num_blocks(num_tokens: int, num_heads: int, head_packs: int) -> int:
     return -(-num_shares // THREADS)
 
 
-def _strides(x: Tensor) -> tuple[int, int]:
+def strides_of(x: Tensor) -> tuple[int, int]:
+    """Elements from one token to the next, and from one head to the next."""
     return x.stride(0), x.stride(1)
 
 
@@ -164,7 +176,7 @@ def _kernel(entry: str, dtype: torch.dtype, head_dim: int, vector: int, device: 
     return nvrtc.load(SOURCE, entry, device, defines(dtype, head_dim, vector))
 
 
-def _readable(x: Tensor) -> Tensor:
+def readable(x: Tensor) -> Tensor:
     """A tensor whose pairs can be loaded whole: x, or a copy."""
     pair_bytes = 2 * x.dtype.itemsize
     starts_even = x.data_ptr() % pair_bytes == 0 and all(stride % 2 == 0 for stride in x.stride()[:-1])
@@ -173,7 +185,7 @@ def _readable(x: Tensor) -> Tensor:
 
 def _rope_cuda(x: Tensor, rotations: Tensor, inverse: bool) -> Tensor:
     y = x.new_empty(x.shape)
-    turn_into(y, _readable(x), rotations.contiguous(), inverse=inverse)
+    turn_into(y, readable(x), rotations.contiguous(), inverse=inverse)
     return y
 
 
@@ -190,7 +202,7 @@ def _to_cache_cuda(
     q: Tensor, k: Tensor, v: Tensor, rotations: Tensor, slots: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:
     q_out, k_out = q.new_empty(q.shape), k.new_empty(k.shape)
-    q, k, v = _readable(q), _readable(k), _readable(v)
+    q, k, v = readable(q), readable(k), readable(v)
     turn_to_cache(q_out, k_out, q, k, v, rotations.contiguous(), slots.contiguous(), keys, values)
     return q_out, k_out
 
