@@ -76,6 +76,7 @@ class Comparison:
         targets: Numbers to reach.
         rounds: Least number of rounds.
         measures_memory: Whether the memory of a call is measured, too.
+        unchecked: Sides whose results are rightly different.
     """
 
     sides: Mapping[str, Callable[[], Run]]
@@ -87,6 +88,7 @@ class Comparison:
     targets: tuple[Target, ...] = ()
     rounds: int = MIN_ROUNDS
     measures_memory: bool = False
+    unchecked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

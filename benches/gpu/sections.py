@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpu import adamw, attention, decode, generate, launch, linear_loss, rowwise, scan, train_step
+from gpu import adamw, attention, decode, generate, launch, linear_loss, policy, rowwise, sampling, train_step
 from gpu.comparison import Case
 
 
@@ -32,7 +32,8 @@ SECTIONS = {
     "rowwise": Section("Norms, rotary positions, gated activations, bfloat16", rowwise.cases, 60),
     "adamw": Section("AdamW", adamw.cases, 25),
     "generate": Section("Generation by a model of 124 million parameters", generate.cases, 60),
-    "scan": Section("Advantages", scan.cases, 15),
+    "sampling": Section("Draws", sampling.cases, 30),
+    "policy": Section("Advantages and policy loss", policy.cases, 15),
     "launch": Section("Cost of a launch", launch.cases, 10),
 }
 

@@ -97,6 +97,11 @@ class _Paged:
         return out.to(q.dtype)
 
 
+def _drawn(probs: Tensor, *cuts: float) -> Tensor:
+    assert all(isinstance(cut, int | float) for cut in cuts)
+    return torch.multinomial(probs, 1)
+
+
 class _LigerLoss:
     def __init__(self, *, reduction: str) -> None:
         self.reduction = reduction
@@ -119,6 +124,15 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {
         "flashinfer": _FLASHINFER,
     },
     "decode": {"flashinfer": _FLASHINFER},
+    "sampling": {
+        "flashinfer": {},
+        "flashinfer.sampling": {
+            "softmax": lambda logits, temperature: (logits / temperature).softmax(-1),
+            "sampling_from_probs": _drawn,
+            "top_p_sampling_from_probs": _drawn,
+            "top_k_top_p_sampling_from_probs": _drawn,
+        },
+    },
     "loss": {
         "liger_kernel": {},
         "liger_kernel.transformers": {"LigerFusedLinearCrossEntropyLoss": _LigerLoss},

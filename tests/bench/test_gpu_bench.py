@@ -88,6 +88,12 @@ def test_without_any_peer_a_result_counts_as_wrong(rig: PretendedRig) -> None:
     assert _rows(rig, {OURS: _gives(1.0)}, tolerance=0.0)[OURS].status == "ok"
 
 
+def test_a_side_with_random_numbers_of_its_own_is_timed_and_checks_nothing(rig: PretendedRig) -> None:
+    rows = _rows(rig, {OURS: _gives(1.0), "a": _gives(5.0), "b": _gives(1.0)}, unchecked=("a",))
+    assert [row.status for row in rows.values()] == ["ok"] * 3
+    assert _rows(rig, {OURS: _gives(1.0), "a": _gives(1.0)}, unchecked=("a",))[OURS].status == "FAIL"
+
+
 def test_an_error_of_ours_is_a_failure_and_nothing_is_timed(rig: PretendedRig) -> None:
     rows = _rows(rig, {OURS: _raises(ValueError("bad shape")), "peer": _gives(1.0)})
     assert list(rows) == [OURS]
