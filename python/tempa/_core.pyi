@@ -10,6 +10,7 @@ from typing import TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 __version__: str
 
@@ -337,6 +338,39 @@ def paged_attention(
     softcap: float | None = None,
     slopes: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...
+
+# cuda.rs
+@final
+class CudaKernel:
+    def __new__(
+        cls, cubin: bytes, entry: str, parameters: Sequence[str], device: int, shared_bytes: int
+    ) -> CudaKernel: ...
+    @property
+    def device(self) -> int: ...
+    def launch(
+        self,
+        arguments: tuple[Tensor | TensorMap | float | None, ...],
+        grid: int | tuple[int, ...],
+        block: int | tuple[int, ...],
+        shared_bytes: int,
+        stream: int,
+    ) -> None: ...
+
+@final
+class TensorMap:
+    def __new__(cls, tensor: Tensor, box: tuple[int, ...], swizzle_bytes: int = 0) -> TensorMap: ...
+    @property
+    def tensor(self) -> Tensor: ...
+    @property
+    def box(self) -> tuple[int, ...]: ...
+    @property
+    def swizzle_bytes(self) -> int: ...
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+    @property
+    def stride_bytes(self) -> tuple[int, ...]: ...
+    @property
+    def sides(self) -> tuple[int, ...]: ...
 
 # decode.rs
 @final

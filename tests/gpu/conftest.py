@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -68,5 +67,5 @@ def _copies() -> Iterator[Callable[[Tensor], Tensor]]:
 
 def _copied(argument: Argument, copy: Callable[[Tensor], Tensor]) -> Argument:
     if isinstance(argument, TensorMap):
-        return replace(argument, tensor=copy(argument.tensor))
+        return TensorMap(copy(argument.tensor), argument.box, argument.swizzle_bytes)
     return copy(argument) if isinstance(argument, Tensor) else argument

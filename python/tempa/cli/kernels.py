@@ -206,11 +206,11 @@ def _list() -> None:
     from rich.table import Table
 
     from tempa.bench.results import quantity
-    from tempa.ops import nvrtc
+    from tempa.ops import kernel_cache
 
     table = Table("source", "arch", "macros", "entry: registers, spilled", "size", box=None, pad_edge=False)
     count = 0
-    for _, binary in nvrtc.cached():
+    for _, binary in kernel_cache.cached():
         macros = " ".join(f"{name}={value}" for name, value in binary.defines.items())
         needs = "\n".join(
             f"{entry}: {needs.registers}, {needs.spilled_bytes} B"
@@ -219,12 +219,12 @@ def _list() -> None:
         table.add_row(binary.source, binary.arch, macros, needs, quantity(len(binary.cubin), "B"))
         count += 1
     console = Console()
-    console.print(f"{count} compiled kernels in {nvrtc.cache_folder()}", highlight=False)
+    console.print(f"{count} compiled kernels in {kernel_cache.cache_folder()}", highlight=False)
     if count:
         console.print(table)
 
 
 def _clear() -> None:
-    from tempa.ops import nvrtc
+    from tempa.ops import kernel_cache
 
-    print(f"deleted {nvrtc.clear_cache()} compiled kernels in {nvrtc.cache_folder()}")
+    print(f"deleted {kernel_cache.clear_cache()} compiled kernels in {kernel_cache.cache_folder()}")

@@ -11,6 +11,8 @@ pub enum Kind {
     Key,
     /// The operating system refused a file operation.
     Io,
+    /// A device or its driver refused.
+    Device,
     /// The caller asked to stop.
     Interrupted,
 }
@@ -40,6 +42,9 @@ pub enum Error {
         /// What is wrong with it and what to do.
         reason: String,
     },
+    /// A device, or its driver, is missing or has refused a call.
+    #[error("{0}")]
+    Device(String),
     /// The work was cancelled through its [`crate::Monitor`].
     #[error("interrupted")]
     Interrupted,
@@ -70,6 +75,7 @@ impl Error {
             Self::Value(_) | Self::Format { .. } => Kind::Value,
             Self::Key(_) => Kind::Key,
             Self::Io { .. } => Kind::Io,
+            Self::Device(_) => Kind::Device,
             Self::Interrupted => Kind::Interrupted,
         }
     }

@@ -10,6 +10,7 @@ pub mod chat;
 pub mod checksum;
 pub mod classify;
 pub mod corpus;
+pub mod cuda;
 pub mod decode;
 pub mod dedup;
 pub mod error;

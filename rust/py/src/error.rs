@@ -19,6 +19,7 @@ pub(crate) fn to_python(error: Error) -> PyErr {
     match error.kind() {
         Kind::Value => PyValueError::new_err(message),
         Kind::Key => PyKeyError::new_err(message),
+        Kind::Device => TempaError::new_err(message),
         Kind::Interrupted => PyKeyboardInterrupt::new_err(()),
         Kind::Io => match error {
             Error::Io { path, source } => match source.raw_os_error() {

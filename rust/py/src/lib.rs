@@ -10,6 +10,7 @@ mod chat;
 mod checksum;
 mod classify;
 mod corpus;
+mod cuda;
 mod decode;
 mod decontaminate;
 mod dedup;
@@ -49,6 +50,8 @@ mod _core {
     use classify::{Classifier, text_features};
     #[pymodule_export]
     use corpus::{StagedDocuments, Stager, Step, Work, count_processors};
+    #[pymodule_export]
+    use cuda::{CudaKernel, TensorMap};
     #[pymodule_export]
     use decode::{Decoder, MemoryReader};
     #[pymodule_export]
