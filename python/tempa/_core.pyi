@@ -338,6 +338,16 @@ def paged_attention(
     softcap: float | None = None,
     slopes: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...
+def plan_splits(
+    lengths: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    group: int,
+    num_kv_heads: int,
+    resident: int,
+    max_row_warps: int,
+    window: int | None,
+    sinks: int,
+) -> tuple[NDArray[np.int32], list[tuple[int, int, int]]]: ...
 
 # cuda.rs
 @final

@@ -95,8 +95,8 @@ int cuCtxSetCurrent(uintptr_t context) {
 int cuLibraryLoadData(void** library, const char* code, int* options, void** values, unsigned num_options,
                       int* library_options, void** library_values, unsigned num_library_options) {
     RETURN_IF_ASKED_TO_FAIL;
-    if (options || values || num_options || library_options || library_values || num_library_options)
-        return INVALID_VALUE;
+    (void)options, (void)values, (void)library_options, (void)library_values;
+    if (num_options || num_library_options) return INVALID_VALUE;
     Function* function = calloc(1, sizeof *function);
     int read = 0, length;
     if (sscanf(code, "%63s%n", function->entry, &read) != 1) return INVALID_VALUE;
@@ -156,10 +156,11 @@ int cuTensorMapEncodeTiled(uint64_t* map, int element, uint32_t rank, uint64_t a
     return 0;
 }
 
-/* How NVIDIA's own Python package finds functions. */
+/* How NVIDIA's own Python package finds the functions. */
 int cuGetProcAddress_v2(const char* name, void** address, int version, uint64_t flags, int* status) {
     (void)version, (void)flags;
-    *address = dlsym(RTLD_DEFAULT, name);
+    Dl_info own;
+    *address = dladdr((void*)cuGetProcAddress_v2, &own) ? dlsym(dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD), name) : NULL;
     if (status) *status = *address ? 0 : 1;
     return *address ? 0 : NOT_FOUND;
 }

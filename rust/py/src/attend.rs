@@ -1,16 +1,17 @@
 //! Paged attention on the CPU.
 
 use numpy::{
-    IntoPyArray, PyArray3, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArrayDyn,
+    IntoPyArray, PyArray2, PyArray3, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArrayDyn,
 };
 use numpy::{PyArray1, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use tempa_core::Error;
-use tempa_core::attend::{Blocks, Brief, Kept, Rules, Sequences, Shape, attend};
+use tempa_core::attend::{self, Blocks, Brief, Kept, PlanOptions, Rules, Sequences, Shape, attend};
 use tempa_core::lanes::Level;
 
 use crate::border::Offload;
+use crate::error::to_python;
 
 /// Blocks of float32, of bfloat16 as uint16, or of int8 with the scales inside.
 #[derive(FromPyObject)]
@@ -62,6 +63,31 @@ pub(crate) fn paged_attention<'py>(
     }?;
     let out: Bound<'py, PyArray1<f32>> = out.into_pyarray(py);
     out.reshape(dims)
+}
+
+/// Items, and (row_warps, items, parts) of each launch.
+type Planned<'py> = (Bound<'py, PyArray2<i32>>, Vec<(i64, usize, i64)>);
+
+/// plan_splits(lengths, starts, group, num_kv_heads, resident, max_row_warps, window, sinks) -> items and launches.
+#[pyfunction]
+#[pyo3(signature = (lengths, starts, group, num_kv_heads, resident, max_row_warps, window, sinks))]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn plan_splits<'py>(
+    py: Python<'py>,
+    lengths: PyReadonlyArray1<'py, i64>,
+    starts: PyReadonlyArray1<'py, i64>,
+    group: i64,
+    num_kv_heads: i64,
+    resident: i64,
+    max_row_warps: i64,
+    window: Option<i64>,
+    sinks: i64,
+) -> PyResult<Planned<'py>> {
+    let options = PlanOptions { group, num_kv_heads, resident, max_row_warps, window, sinks };
+    let made = attend::plan(lengths.as_slice()?, starts.as_slice()?, options).map_err(to_python)?;
+    let items = made.items.into_flattened().into_pyarray(py);
+    let num_items = items.len() / 5;
+    Ok((items.reshape([num_items, 5])?, made.launches))
 }
 
 /// What does not depend on how keys and values are kept.

@@ -9,6 +9,7 @@ use tempa_core::cuda::{self, Arguments, Kernel, Launch, Parameter};
 
 use crate::border::Offload;
 use crate::error::to_python;
+use crate::exchange;
 
 /// CudaKernel(cubin, entry, parameters, device, shared_bytes): an entry point, loaded on a device.
 #[pyclass(frozen, module = "tempa._core")]
@@ -81,7 +82,6 @@ fn read(
     argument: &Bound<'_, PyAny>,
     parameter: Parameter,
 ) -> PyResult<()> {
-    let py = argument.py();
     let wrong_type = || {
         let came = argument.get_type();
         PyTypeError::new_err(format!("argument {place} is declared {}, got {came}", parameter.name()))
@@ -91,10 +91,7 @@ fn read(
     };
     let word = match parameter {
         Parameter::Pointer if argument.is_none() => 0,
-        Parameter::Pointer => {
-            let address = argument.call_method0(intern!(py, "data_ptr")).map_err(|_| wrong_type())?;
-            address.extract::<u64>()?
-        }
+        Parameter::Pointer => exchange::address(argument).map_err(|_| wrong_type())?,
         Parameter::TensorMap => {
             let map = argument.cast::<TensorMap>().map_err(|_| wrong_type())?;
             values.push_map(&map.get().inner.encoded().map_err(to_python)?);

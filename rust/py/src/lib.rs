@@ -15,6 +15,7 @@ mod decode;
 mod decontaminate;
 mod dedup;
 mod error;
+mod exchange;
 mod grade;
 mod ints;
 mod kv;
@@ -37,7 +38,7 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
-    use attend::paged_attention;
+    use attend::{paged_attention, plan_splits};
     #[pymodule_export]
     use bpe::{StreamDecoder, StreamEncoder, Tokenizer, write_whole};
     #[pymodule_export]

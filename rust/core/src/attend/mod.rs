@@ -4,6 +4,7 @@
 //! batch nor on the number of threads, nor on how a sequence was cut into chunks.
 
 mod kept;
+mod plan;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -15,6 +16,7 @@ use rayon::prelude::*;
 
 pub use kept::{Brief, Kept, Shape};
 pub(crate) use kept::{largest_scale, to_bytes, to_bytes_by};
+pub use plan::{Plan, PlanOptions, plan};
 use tile::TILE;
 pub(crate) use tile::{Attend, Scratch};
 use unit::Lengths;
