@@ -27,7 +27,9 @@ from tempa.ops import (
     paged_cuda,
     policy_cuda,
     rope_cuda,
+    rope_scaled_cuda,
     sample_cuda,
+    scaled,
     scan_cuda,
 )
 from tempa.ops.paged_plan import plan
@@ -52,6 +54,7 @@ ON_CUDA: dict[str, Callable[..., Any]] = {
     "policy_loss": policy_cuda._loss_cuda,
     "rope": rope_cuda._rope_cuda,
     "rope_to_cache": rope_cuda._to_cache_cuda,
+    "rope_to_scaled_cache": rope_scaled_cuda._cuda,
     "sample": sample_cuda._sample_cuda,
 }
 BFLOAT16 = 2e-2
@@ -181,6 +184,15 @@ def _rope_to_cache(generator: torch.Generator) -> list[Any]:
     return [q, k, v, turns, slots, *pools]
 
 
+def _rope_to_bytes(dtype: torch.dtype, *, turned: bool) -> Callable[[torch.Generator], list[Any]]:
+    def arguments(generator: torch.Generator) -> list[Any]:
+        q, k, v, turns, slots, *_ = _rope_to_cache(generator)
+        pools = [torch.zeros(4, scaled.block_bytes(2, 4, 16), dtype=torch.int8).view(dtype) for _ in "kv"]
+        return [q, k, v, turns if turned else None, slots, *pools, 4]
+
+    return arguments
+
+
 def _paged(dtype: torch.dtype, **rules: Any) -> Callable[[torch.Generator], list[Any]]:
     """One sequence of several splits, one of a chunk, one of a single token."""
 
@@ -293,6 +305,13 @@ OPERATORS = [
     Operator("squared ReLU", "activation", _activation("relu2", 33), leaves=(0,)),
     Operator("rotary positions", "rope", _rope, leaves=(0,)),
     Operator("rotary positions to cache", "rope_to_cache", _rope_to_cache, changed=(5, 6)),
+    # A number that is turned to its neighbour may change all bytes of a scale.
+    Operator(
+        "rotary positions to bytes, e4m3",
+        "rope_to_scaled_cache",
+        _rope_to_bytes(torch.float8_e4m3fn, turned=True),
+    ),
+    Operator("cache of bytes", "rope_to_scaled_cache", _rope_to_bytes(torch.int8, turned=False), (), (5, 6)),
     Operator("paged", "paged_attention", _paged(torch.bfloat16)),
     Operator("paged, int8", "paged_attention", _paged(torch.int8, window=50, sinks=3)),
     Operator("paged, e4m3", "paged_attention", _paged(torch.float8_e4m3fn, softcap=20.0, alibi=True)),
