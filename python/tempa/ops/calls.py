@@ -1,4 +1,4 @@
-"""One launch of a kernel as data: made on any machine for any device, so that tests simulate what would run."""
+"""One launch of a kernel as data, made on any machine for any device: tests simulate what would run."""
 
 from __future__ import annotations
 
