@@ -13,7 +13,7 @@
 // D is a multiple of 8 and rows are aligned to 16 bytes; T and V are any. Sums are float32 in a fixed order.
 //
 // Compiled for ELEMENT (bf16, fp16) and CAPPED 0 or 1.
-#include "ptx.cuh"
+#include "linear_loss.cuh"
 
 constexpr int TOKENS = 128, WORDS = 128, DEPTH = 32, STAGES = 3, THREADS = 256;
 constexpr int CHUNK = 16 / sizeof(ELEMENT);  // elements that are copied at once
@@ -119,35 +119,6 @@ __device__ __forceinline__ int row_of(int i, int half) {
 __device__ __forceinline__ int column_of(int j, int right) {
     return threadIdx.x / 32 % WARP_COLUMNS * 32 + j * 8 + threadIdx.x % 4 * 2 + right;
 }
-
-struct Scale {
-    float cap, inverse_cap, inverse_temperature;
-
-    // The logit by which words are drawn, in units of log 2; the slope of the cap where it is asked for.
-    __device__ __forceinline__ float logit(float product, float* slope = nullptr) const {
-        if (CAPPED) {
-            // tanh by the exponential, whose error is absolute: that of tanh.approx would be 0.015 of a logit at cap 30.
-            const float bounded = 1 - __fdividef(2.0f, 1 + exp2_approximate(2 * LOG2_E * inverse_cap * product));
-            if (slope) *slope = 1 - bounded * bounded;
-            product = cap * bounded;
-        } else if (slope) {
-            *slope = 1;
-        }
-        return product * (inverse_temperature * LOG2_E);
-    }
-};
-
-// The sum of some 2^l as 2^highest * total.
-struct PowerSum {
-    float highest, total;
-
-    __device__ __forceinline__ void add(float other_highest, float other_total) {
-        const float both = fmaxf(highest, other_highest);
-        if (both == -infinity()) return;
-        total = total * exp2_approximate(highest - both) + other_total * exp2_approximate(other_highest - both);
-        highest = both;
-    }
-};
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 linear_lse(float* __restrict__ parts, float* __restrict__ target_logits, const ELEMENT* __restrict__ x,

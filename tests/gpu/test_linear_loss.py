@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tempa import ops
-from tempa.ops import linear_loss_cuda, reference
+from tempa.ops import reference
+from tempa.ops.calls import Target
+from tempa.ops.linear_loss_cuda import gradient_call, lse_call
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,13 +55,14 @@ def test_values_and_gradients_are_as_near_to_float64_as_torch(
 
 def test_poisoned_outputs_are_all_written_and_results_repeat_bit_for_bit() -> None:
     hidden, weight, targets = (t.detach() for t in _draw(300, 1001, 128, torch.bfloat16))
-    runs = []
+    target, runs = Target.of(hidden.device), []
     for _ in range(2):
         parts, logits = (torch.full(s, torch.nan, device="cuda") for s in ((3, 300), (300,)))
-        linear_loss_cuda.lse_into(parts, logits, hidden, weight, targets)
+        lse_call(parts, logits, hidden, weight, targets, target=target).launch(hidden.device)
         gradient = torch.full((300, 504), torch.nan, device="cuda", dtype=torch.bfloat16)
         upstream, lse = torch.ones_like(logits), parts.logsumexp(0)
-        linear_loss_cuda.gradient_into(gradient, hidden, weight, targets, upstream, lse, range(500, 1001))
+        inputs = (gradient, hidden, weight, targets, upstream, lse, range(500, 1001))
+        gradient_call(*inputs, target=target).launch(hidden.device)
         runs.append((parts, logits, gradient))
     assert all(tensor.isfinite().all() for tensor in runs[0])
     assert not runs[0][2][:, 501:].any()

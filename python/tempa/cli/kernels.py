@@ -161,7 +161,8 @@ def _variants(
     if dtype in linear_loss_cuda.DTYPES:
         capped = config.softcap is not None
         what = f"logits{' with a cap' if capped else ''}"
-        yield what, (linear_loss_cuda.SOURCE, linear_loss_cuda.defines(dtype, capped=capped))
+        source = linear_loss_cuda.Family.of(arch).source
+        yield what, (source, linear_loss_cuda.defines(dtype, capped=capped))
     if attention_kernels.is_supported(config.head_dim, dtype):
         for entry, variant in attention_kernels.variants(arch, config.head_dim, dtype):
             yield f"{entry}, heads of {config.head_dim}", variant
@@ -190,10 +191,11 @@ def _samplers(
     vocab_sizes: tuple[int, ...], dtype: torch.dtype, arch: str
 ) -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
     """What draws from such vocabularies."""
-    from tempa.ops import attention_kernels, sample_cuda
+    from tempa.ops import sample_cuda
+    from tempa.ops.calls import Target
 
     if dtype in sample_cuda.ELEMENTS:
-        limit = attention_kernels.Target(arch).shared_limit
+        limit = Target(arch).shared_limit
         for vocab in vocab_sizes:
             shape = sample_cuda.Shape.of(
                 vocab, dtype.itemsize, shared_bytes=limit, clusters=sample_cuda.has_clusters(arch)

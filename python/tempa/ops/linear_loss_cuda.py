@@ -1,4 +1,4 @@
-"""`tempa::linear_logp`, behind the functions of `linear_loss.py` on CUDA; kernels in `cuda/linear_loss.cu`.
+"""`tempa::linear_logp`, behind the functions of `linear_loss.py` on CUDA; kernels in `cuda/linear_loss*.cu`.
 
 The forward stores no logits. The backward computes them again, and stores their gradient for a range of words
 at a time, which two matrix products turn into gradients of hidden states and weights.
@@ -7,28 +7,92 @@ at a time, which two matrix products turn into gradients of hidden states and we
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tempa.ops import nvrtc
+from tempa.ops.calls import Call, Target
 from tempa.ops.cuda_tensors import ELEMENTS, PACK_BYTES, check, check_same, is_aligned
+from tempa.ops.tensor_map import TensorMap
 
-SOURCE = "linear_loss.cu"
-# As in the source.
-TOKENS, WORDS, THREADS = 128, 128, 256
 DTYPES = (torch.bfloat16, torch.float16)
+TOKENS = 128  # of a tile
 # Elements of the gradient that are stored at once, 64 MiB, and the words it has at least: narrower products
 # are slow.
 CHUNK_ELEMENTS = 1 << 25
 CHUNK_WORDS = 2048
-# Blocks for each multiprocessor, so that those which end early find more to do.
-BLOCKS_EACH = 4
+# What a block does before and after its tiles, in the time of one; not yet measured on a GPU.
+START_TILES = 0.5
+
+
+@dataclass(frozen=True)
+class Family:
+    """The kernels for a kind of device.
+
+    Attributes:
+        source: File in `cuda/`; the entry points are `linear_lse` and `linear_gradient`, and `suffix`.
+        suffix: See above.
+        words: Of a tile.
+        num_threads: Of a block.
+        resident: Blocks that a multiprocessor runs at once.
+        shared_bytes: Dynamic shared memory of a block.
+        depth: Columns of the boxes by which tiles are loaded, or 0 if threads load them.
+        takes_turns: Whether a block of the gradient goes through a split of the words; else it has one tile.
+    """
+
+    source: str
+    suffix: str
+    words: int
+    num_threads: int
+    resident: int
+    shared_bytes: int = 0
+    depth: int = 0
+    takes_turns: bool = False
+
+    @classmethod
+    def of(cls, arch: str) -> Family:
+        """The kernels for an architecture."""
+        return HOPPER if arch == "sm_90a" else AMPERE
+
+    def readable(self, x: Tensor, rows: int) -> Tensor | TensorMap:
+        """(N, D) as a kernel takes it, which loads so many rows at once."""
+        return TensorMap(x, (rows, self.depth), 128) if self.depth else x
+
+    def words_of_split(self, num_words: int, splits: int) -> int:
+        """Words that each split has, in whole tiles; the last may have fewer, or none."""
+        return -(-num_words // (self.words * splits)) * self.words
+
+
+AMPERE = Family("linear_loss.cu", "", 128, 256, resident=2)
+# Four stages of 64 columns of the tokens' and the words' tiles, and a KiB for the barriers.
+HOPPER = Family(
+    "linear_loss_hopper.cu",
+    "_hopper",
+    *(256, 384),
+    resident=1,
+    shared_bytes=4 * (TOKENS + 256) * 64 * 2 + 1024,
+    depth=64,
+    takes_turns=True,
+)
+
+
+@functools.cache
+def best_splits(num_token_tiles: int, num_word_tiles: int, resident: int) -> int:
+    """Into how many splits words are cut so that blocks end first; the fewest of equals.
+
+    >>> best_splits(64, 16, resident=132)
+    2
+    """
+    splits = np.arange(1, max(num_word_tiles, 1) + 1)
+    waves = -(-num_token_tiles * splits // resident)
+    return int(splits[np.argmin(waves * (-(-num_word_tiles // splits) + START_TILES))])
 
 
 def defines(dtype: torch.dtype, *, capped: bool) -> dict[str, str | int]:
-    """The macros that `linear_loss.cu` is compiled with."""
+    """The macros that the kernels are compiled with."""
     return {"ELEMENT": ELEMENTS[dtype], "CAPPED": int(capped)}
 
 
@@ -42,24 +106,26 @@ def supports(hidden: Tensor, weight: Tensor) -> bool:
     )
 
 
-def lse_into(
+def lse_call(
     parts: Tensor,
     target_logits: Tensor,
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
     *,
+    target: Target,
     temperature: float = 1.0,
     softcap: float | None = None,
-) -> None:
-    """Write the logarithm of the sum of exponentials over each part of the words, and the targets' logits.
+) -> Call:
+    """What writes the logarithm of the sum of exponentials over parts of the words, and the targets' logits.
 
     Args:
         parts: (splits, T) float32; split s has words from `s * words_of_split` on.
         target_logits: (T,) float32; where a target is no word, it is left as it is.
-        hidden: (T, D).
+        hidden: (T, D), at least one token.
         weight: (V, D).
         targets: (T,) int64.
+        target: Where it will run.
         temperature: Divides the logits after the cap.
         softcap: Bound on the logits, if any.
 
@@ -70,18 +136,22 @@ def lse_into(
     splits = len(parts)
     _check_vector(hidden, parts, (splits, T))
     _check_vector(hidden, target_logits, (T,))
-    if T and splits:
-        nvrtc.launch(
-            _kernel("linear_lse", hidden.dtype, softcap is not None, hidden.device),
-            *(parts, target_logits, hidden, weight, targets),
-            *(T, V, D, words_of_split(V, splits)),
-            *_scale(temperature, softcap),
-            grid=-(-T // TOKENS) * splits,
-            block=THREADS,
-        )
+    family = Family.of(target.arch)
+    return _call(
+        *(family, "linear_lse", hidden.dtype, softcap is not None, -(-T // TOKENS) * splits),
+        *(
+            parts,
+            target_logits,
+            family.readable(hidden, TOKENS),
+            family.readable(weight, family.words),
+            targets,
+        ),
+        *(T, V, D, family.words_of_split(V, splits)),
+        *_scale(temperature, softcap),
+    )
 
 
-def gradient_into(
+def gradient_call(
     gradient: Tensor,
     hidden: Tensor,
     weight: Tensor,
@@ -90,19 +160,21 @@ def gradient_into(
     lse: Tensor,
     words: range,
     *,
+    target: Target,
     temperature: float = 1.0,
     softcap: float | None = None,
-) -> None:
-    """Write the gradient of the products of hidden states with some words.
+) -> Call:
+    """What writes the gradient of the products of hidden states with some words.
 
     Args:
         gradient: (T, N) like hidden, with N a multiple of 8 that holds the words; the rest becomes zero.
-        hidden: (T, D).
+        hidden: (T, D), at least one token.
         weight: (V, D).
         targets: (T,) int64.
         upstream: (T,) float32, gradient of the log-probabilities.
         lse: (T,) float32, from the forward.
-        words: Which rows of the weight.
+        words: Which rows of the weight, at least one.
+        target: Where it will run.
         temperature: As in the forward.
         softcap: As in the forward.
 
@@ -114,25 +186,37 @@ def gradient_into(
     _check_vector(hidden, upstream, (T,))
     _check_vector(hidden, lse, (T,))
     stride = padded(len(words), hidden.dtype)
-    if gradient.shape != (T, stride) or not 0 <= words.start <= words.stop <= V or not is_aligned(gradient):
+    if gradient.shape != (T, stride) or not 0 <= words.start < words.stop <= V or not is_aligned(gradient):
         raise ValueError(
             f"linear_logp on CUDA: expected a gradient of shape {(T, stride)} for {words} of {V} words, "
             f"got {tuple(gradient.shape)}"
         )
-    if T and stride:
-        nvrtc.launch(
-            _kernel("linear_gradient", hidden.dtype, softcap is not None, hidden.device),
-            *(gradient, hidden, weight, targets, upstream, lse),
-            *(T, words.start, words.stop, D, stride),
-            *_scale(temperature, softcap),
-            grid=-(-T // TOKENS) * -(-len(words) // WORDS),
-            block=THREADS,
-        )
+    family = Family.of(target.arch)
+    token_tiles, splits = -(-T // TOKENS), -(-len(words) // family.words)
+    of_split: tuple[int, ...] = ()
+    if family.takes_turns:
+        splits = best_splits(token_tiles, splits, family.resident * target.num_multiprocessors)
+        of_split = (family.words_of_split(len(words), splits),)
+    return _call(
+        *(family, "linear_gradient", hidden.dtype, softcap is not None, token_tiles * splits),
+        *(gradient, family.readable(hidden, TOKENS), family.readable(weight, family.words)),
+        *(targets, upstream, lse, T, words.start, words.stop, D, stride),
+        *(*of_split, *_scale(temperature, softcap)),
+    )
 
 
-def words_of_split(num_words: int, splits: int) -> int:
-    """Words that each split of the forward has, in whole tiles; the last may have fewer, or none."""
-    return -(-num_words // (WORDS * splits)) * WORDS
+def _call(
+    family: Family, entry: str, dtype: torch.dtype, capped: bool, num_blocks: int, *arguments: Any
+) -> Call:
+    return Call(
+        family.source,
+        entry + family.suffix,
+        arguments,
+        (num_blocks, 1, 1),
+        family.num_threads,
+        family.shared_bytes,
+        tuple(defines(dtype, capped=capped).items()),
+    )
 
 
 def padded(num_words: int, dtype: torch.dtype) -> int:
@@ -170,22 +254,20 @@ def _scale(temperature: float, softcap: float | None) -> tuple[float, float, flo
     return cap, 1 / cap, 1 / temperature
 
 
-@functools.cache
-def _kernel(entry: str, dtype: torch.dtype, capped: bool, device: torch.device) -> nvrtc.Kernel:
-    return nvrtc.load(SOURCE, entry, device, defines(dtype, capped=capped))
-
-
 def _forward_cuda(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
     hidden, weight, targets = hidden.contiguous(), weight.contiguous(), targets.contiguous()
-    T = len(hidden)
-    processors = torch.cuda.get_device_properties(hidden.device).multi_processor_count
-    splits = min(-(-len(weight) // WORDS), -(-BLOCKS_EACH * processors // max(1, -(-T // TOKENS))))
+    T, target = len(hidden), Target.of(hidden.device)
+    family = Family.of(target.arch)
+    resident = family.resident * target.num_multiprocessors
+    splits = best_splits(-(-T // TOKENS), -(-len(weight) // family.words), resident)
     parts = hidden.new_empty(splits, T, dtype=torch.float32)
     # A target that is no word has no probability.
     target_logits = hidden.new_full((T,), torch.nan, dtype=torch.float32)
-    lse_into(parts, target_logits, hidden, weight, targets, temperature=temperature, softcap=softcap)
+    if T:
+        inputs = (parts, target_logits, hidden, weight, targets)
+        lse_call(*inputs, target=target, temperature=temperature, softcap=softcap).launch(hidden.device)
     lse = parts.logsumexp(0)
     return target_logits - lse, lse
 
@@ -202,14 +284,18 @@ def _backward_cuda(
     hidden, weight, targets = hidden.contiguous(), weight.contiguous(), targets.contiguous()
     upstream, lse = upstream.float().contiguous(), lse.contiguous()
     (T, _), V = hidden.shape, len(weight)
+    if not T:
+        return torch.zeros_like(hidden), torch.zeros_like(weight)
     hidden_grad = torch.zeros_like(hidden, dtype=torch.float32)
     weight_grad = torch.empty_like(weight)
-    step = max(CHUNK_WORDS, CHUNK_ELEMENTS // max(T, 1) // WORDS * WORDS)
+    target = Target.of(hidden.device)
+    step = max(CHUNK_WORDS, CHUNK_ELEMENTS // T // CHUNK_WORDS * CHUNK_WORDS)
     for start in range(0, V, step):
         words = range(start, min(start + step, V))
         gradient = hidden.new_empty(T, padded(len(words), hidden.dtype))
         inputs = (hidden, weight, targets, upstream, lse, words)
-        gradient_into(gradient, *inputs, temperature=temperature, softcap=softcap)
+        call = gradient_call(gradient, *inputs, target=target, temperature=temperature, softcap=softcap)
+        call.launch(hidden.device)
         gradient = gradient[:, : len(words)]
         hidden_grad += gradient @ weight[start : words.stop]
         torch.mm(gradient.T, hidden, out=weight_grad[start : words.stop])
