@@ -34,13 +34,14 @@ def test_prewarm_fills_the_cache_list_shows_it_and_clear_empties_it(capsys) -> N
 
 
 def test_prewarm_knows_every_source() -> None:
-    """For a preset with rotary and one with learned positions, the default dtypes, and a cache of bytes."""
+    """For a preset with rotary and one with learned positions, the default dtypes, a cache of bytes, and both families."""
     options = kernels.PrewarmConfig()
     variants = list(kernels._shared_variants())
     for preset in ("85m", "gpt2"):
         config = ModelConfig.preset(preset, vocab_size=1)
         for dtype in options.dtypes:
-            variants += kernels._variants(config, getattr(torch, dtype), "sm_90a", [torch.int8])
+            for arch in ("sm_80", "sm_90a"):
+                variants += kernels._variants(config, getattr(torch, dtype), arch, [torch.int8])
     variants += kernels._samplers((5000,), torch.float32, "sm_90a")
     assert {source for _, (source, _) in variants} == {path.name for path in nvrtc.SOURCES.glob("*.cu")}
 
