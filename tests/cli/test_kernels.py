@@ -34,7 +34,7 @@ def test_prewarm_fills_the_cache_list_shows_it_and_clear_empties_it(capsys) -> N
 
 
 def test_prewarm_knows_every_source() -> None:
-    """For a preset with rotary and one with learned positions, the default dtypes, a cache of bytes, and both families."""
+    """For rotary and learned positions, default dtypes, a cache of bytes, and both families of kernels."""
     options = kernels.PrewarmConfig()
     variants = list(kernels._shared_variants())
     for preset in ("85m", "gpt2"):
