@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +30,36 @@ def _usable_device() -> Iterator[None]:
         if "PYTEST_XDIST_WORKER" in os.environ:
             os._exit(3)  # another worker takes its place
         pytest.exit(f"the device is unusable after this test: {error}", returncode=3)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _entries() -> Iterator[dict[int, tuple[nvrtc.Kernel, str]]]:
+    """The entry points of kernels: what loads them keeps them for the life of the process."""
+    entries: dict[int, tuple[nvrtc.Kernel, str]] = {}
+    load = nvrtc.load
+
+    def noted(source: str, entry: str, *arguments: Any, **options: Any) -> nvrtc.Kernel:
+        kernel = load(source, entry, *arguments, **options)
+        entries[id(kernel)] = kernel, entry
+        return kernel
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nvrtc, "load", noted)
+        yield entries
+
+
+@pytest.fixture
+def launches(_entries: dict[int, tuple[nvrtc.Kernel, str]], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a test has launched each kernel so far."""
+    counts: Counter[str] = Counter()
+    launch = nvrtc.launch
+
+    def counted(kernel: nvrtc.Kernel, *arguments: Any, **sizes: Any) -> None:
+        counts[_entries[id(kernel)][1]] += 1
+        launch(kernel, *arguments, **sizes)
+
+    monkeypatch.setattr(nvrtc, "launch", counted)
+    return counts
 
 
 @pytest.fixture
