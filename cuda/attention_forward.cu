@@ -15,7 +15,7 @@ struct Shared {
     Row v[STEP];
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_forward(ELEMENT* __restrict__ out, float* __restrict__ lse, const ELEMENT* __restrict__ q,
                   const ELEMENT* __restrict__ k, const ELEMENT* __restrict__ v, const int* __restrict__ query_bounds,
                   const int* __restrict__ key_bounds, const float* __restrict__ slopes, const float* __restrict__ sinks,
