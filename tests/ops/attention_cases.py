@@ -126,12 +126,21 @@ def forward(
     return out, lse
 
 
-def by_kernels(problem: Problem, seed: int = 0, edit: Edit = lambda call: call) -> Results:
-    """Forward and backward; the gradients start as NaN too."""
-    out, lse = forward(problem, seed, edit=edit)
+def by_kernels(
+    problem: Problem,
+    seed: int = 0,
+    edit: Edit = lambda call: call,
+    *,
+    target: Target = SMALLEST,
+    timing: Timing = "mixed",
+    given: tuple[Tensor, Tensor] | None = None,
+) -> Results:
+    """Forward, and backward from `upstream` or what is given; the gradients start as NaN too."""
+    out, lse = forward(problem, seed, target=target, edit=edit, timing=timing)
     dq, dk, dv = (torch.full(x.shape, torch.nan, dtype=x.dtype) for x in (problem.q, problem.k, problem.k))
     rows = torch.full((*lse.shape, 2), torch.nan)
-    simulate_calls(problem.backward(dq, dk, dv, rows, out, lse, *upstream(problem)), seed, edit)
+    calls = problem.backward(dq, dk, dv, rows, out, lse, *(given or upstream(problem)), target=target)
+    simulate_calls(calls, seed, edit, timing)
     return Results(out, lse, dq, dk, dv)
 
 

@@ -1,6 +1,6 @@
-"""`cuda/attention_forward_hopper.cu`, compiled for sm_90a and run on the CPU by `simulator`.
+"""The kernels of `cuda/attention_*_hopper.cu`, compiled for sm_90a and run on the CPU by `simulator`.
 
-`tests/gpu/test_attention.py` runs it where it belongs.
+`tests/gpu/test_attention.py` runs them where they belong.
 """
 
 from __future__ import annotations
@@ -11,12 +11,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import Case, assert_is_right, by_reference, distance, forward
+from attention_cases import (
+    Case,
+    Results,
+    assert_is_right,
+    by_kernels,
+    by_reference,
+    distance,
+    forward,
+    upstream,
+)
 from mutants import mutant
 from simulator import SimulationError, Timing
 from torch import Tensor
 
 from tempa.ops import attention_hopper, attention_kernels, nvrtc
+from tempa.ops.attention_hopper import BACKWARD_KEYS, BACKWARD_QUERIES, FORWARD
 from tempa.ops.attention_kernels import Problem
 from tempa.ops.calls import SMALLEST, Call, Target
 
@@ -53,149 +63,179 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_simulated_kernel_equals_the_reference(name) -> None:
+SLOW_CASES = {"ALiBi", "steep"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW_CASES else ()) for name in CASES]
+)
+def test_the_simulated_kernels_equal_the_reference(name) -> None:
     for seed in range(2):
         problem = CASES[name].problem(seed)
-        assert attention_hopper.takes(TARGET.arch, problem.q, problem.k, problem.v)
-        out, lse = forward(problem, seed, target=TARGET)
-        exact, rounded = by_reference(problem, torch.float64), by_reference(problem, problem.q.dtype)
-        assert_is_right(out, exact.out, rounded.out)
+        ours, exact = by_kernels(problem, seed, target=TARGET), by_reference(problem, torch.float64)
+        rounded = by_reference(problem, problem.q.dtype)
+        for field_name in ("out", "dq", "dk", "dv"):
+            assert_is_right(*(getattr(results, field_name) for results in (ours, exact, rounded)), field_name)
         # As for the other kernels, and a part of the exponentials right to 3e-6.
-        torch.testing.assert_close(lse.double(), exact.lse, rtol=3e-6, atol=3e-6)
-        assert not out[exact.lse.isneginf().T].any()
+        torch.testing.assert_close(ours.lse.double(), exact.lse, rtol=3e-6, atol=3e-6)
+        nothing = exact.lse.isneginf().T
+        assert not ours.out[nothing].any()
+        assert not ours.dq[nothing].any()
 
 
 def test_results_do_not_depend_on_the_order_of_threads_or_the_number_of_blocks() -> None:
     problem = CASES["causal"].problem()
     first, *others = (
-        forward(problem, seed, target=replace(TARGET, num_multiprocessors=blocks))
-        for seed, blocks in ((1, 1), (2, 4), (3, 132))
+        by_kernels(problem, seed, target=replace(TARGET, num_multiprocessors=blocks))
+        for seed, blocks in ((1, 1), (2, 132))
     )
     for other in others:
-        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-
-
-def _beside_garbage() -> tuple[Problem, Tensor]:
-    """A batch whose middle sequence has neighbours of NaN and infinity, and the queries of that one."""
-    problem = CASES["window to both sides"].problem()
-    bounds = torch.tensor([0, 50, 170, 190], dtype=torch.int32)
-    keys = torch.tensor([0, 100, 260, 290], dtype=torch.int32)
-    outside = torch.ones(len(problem.k), dtype=torch.bool)
-    outside[100:260] = False
-    k, v = problem.k.clone(), problem.v.clone()
-    k[outside], v[outside] = torch.nan, torch.inf
-    q = problem.q.clone()
-    q[170:] = torch.nan
-    return replace(problem, q=q, k=k, v=v, cu_seqlens_q=bounds, cu_seqlens_k=keys), torch.arange(50, 170)
+        assert all(torch.equal(getattr(first, name), getattr(other, name)) for name in vars(first))
 
 
 def test_a_sequence_does_not_see_what_stands_beside_it() -> None:
-    problem, inside = _beside_garbage()
-    out, lse = forward(problem, target=TARGET)
-    clean = replace(problem, **{name: getattr(problem, name).nan_to_num(0, 0, 0) for name in "qkv"})
-    expected, expected_lse = forward(clean, target=TARGET)
-    assert torch.equal(out[inside], expected[inside])
-    assert torch.equal(lse[:, inside], expected_lse[:, inside])
+    """Neither NaN nor infinity, which a weight of 0 would not hide."""
+    problem = Case(64, (2, 1), [50, 300, 20], [100, 260, 30], options={"left": 140, "right": 9}).problem()
+    dout, dlse = upstream(problem)
+    queries, keys = slice(50, 350), slice(100, 360)
+
+    def among(value: float) -> Results:
+        q, k, v, upper = (torch.full_like(x, value) for x in (problem.q, problem.k, problem.v, dout))
+        q[queries], upper[queries] = problem.q[queries], dout[queries]
+        k[keys], v[keys] = problem.k[keys], problem.v[keys]
+        return by_kernels(replace(problem, q=q, k=k, v=v), target=TARGET, given=(upper, dlse))
+
+    clean = among(0.0)
+    for value in (torch.nan, torch.inf):
+        beside = among(value)
+        assert torch.equal(beside.lse[:, queries], clean.lse[:, queries])
+        for name, part in (("out", queries), ("dq", queries), ("dk", keys), ("dv", keys)):
+            assert torch.equal(getattr(beside, name)[part], getattr(clean, name)[part]), name
 
 
-# The case, when asynchronous work is done, and the mistake.
-MUTANTS: dict[str, tuple[str, Timing, str, str]] = {
-    "no wait for scores": ("causal", "late", "                wgmma_wait<1>();\n", ""),
-    "no wait for sums": ("causal", "late", "wgmma_wait<0>(rows.total[0] + rows.total[1]);", ""),
-    "no wait for values": ("causal", "late", "mbarrier_wait(shared.v_full[last.index], last.parity);", ""),
+EMPTY = "mbarrier_wait(shared.empty[stage.index], stage.parity ^ 1);"
+FULL = "mbarrier_wait(shared.full[stage.index], stage.parity);"
+# The kernel, the case, when asynchronous work is done, and the mistake.
+Mutant = tuple[attention_hopper.Kernel, str, Timing, str, str]
+MUTANTS: dict[str, Mutant] = {
+    "no wait for sums": (FORWARD, "causal", "late", "wgmma_wait<0>(rows.total[0] + rows.total[1]);", ""),
+    "no wait for values": (
+        FORWARD,
+        "causal",
+        "late",
+        "mbarrier_wait(shared.v_full[last.index], last.parity);",
+        "",
+    ),
     "no wait for a free stage": (
+        FORWARD,
         "causal",
         "mixed",
         "mbarrier_wait(shared.v_empty[stage.index], stage.parity ^ 1);",
         "",
     ),
+    "no correction": (FORWARD, "steep", "mixed", "sums[i] *= shrink[i / 2 % 2];", ";"),
+    "shifted mask": (FORWARD, "causal", "mixed", "mask(place - key,", "mask(place - key + 1,"),
+    "no wait for keys": (BACKWARD_QUERIES, "causal", "late", FULL, ""),
+}
+SLOW_MUTANTS: dict[str, Mutant] = {
+    "no wait for the known": (BACKWARD_KEYS, "causal", "late", "copy_async_wait<0>();", ""),
+    "no wait for scores": (FORWARD, "causal", "late", "wgmma_wait<1>();", ""),
     "no wait for free queries": (
+        FORWARD,
         "causal",
         "mixed",
         "mbarrier_wait(shared.q_empty, num_loaded % 2 ^ 1);",
         "",
     ),
-    "mask": ("causal", "mixed", "from + half * 8 + right", "from + half * 8 + right + 1"),
-    "unmasked step": (
-        "window",
-        "mixed",
-        "key < last_place - batch.left",
-        "key < first_place - batch.left",
-    ),
-    "no correction": ("steep", "mixed", "sums[i] *= shrink[i / 2 % 2];", ";"),
+    "no wait for free keys": (BACKWARD_QUERIES, "more keys", "mixed", EMPTY, ""),
+    "no wait for queries": (BACKWARD_KEYS, "causal", "late", FULL, ""),
+    "no wait for a free place": (BACKWARD_KEYS, "causal", "mixed", EMPTY, ""),
+    "no meeting of a group": (BACKWARD_KEYS, "causal", "mixed", "            sync_group(group);\n", ""),
+    "shifted queries": (BACKWARD_KEYS, "causal", "mixed", "mask(place - query,", "mask(place - query + 1,"),
+    "shifted keys": (BACKWARD_QUERIES, "causal", "mixed", "mask(place - key,", "mask(place - key - 1,"),
 }
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize(
+    "name", [*MUTANTS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_MUTANTS)]
+)
 def test_a_dropped_wait_or_a_wrong_mask_is_noticed(name, tmp_path: Path) -> None:
-    case, timing, right, wrong = MUTANTS[name]
-    source = mutant(tmp_path, attention_hopper.SOURCE, right, wrong)
+    kernel, case, timing, right, wrong = (MUTANTS | SLOW_MUTANTS)[name]
+    source = mutant(tmp_path, kernel.source, right, wrong)
     problem = CASES[case].problem()
     exact = by_reference(problem, torch.float64)
 
     def edit(call: Call) -> Call:
-        return replace(call, source=str(source))
+        return replace(call, source=str(source)) if call.source == kernel.source else call
+
+    def results(seed: int) -> dict[str, Tensor]:
+        if kernel is FORWARD:
+            return {"out": forward(problem, seed, target=TARGET, edit=edit, timing=timing)[0]}
+        return vars(by_kernels(problem, seed, edit, target=TARGET, timing=timing))
 
     def is_right(seed: int) -> bool:
         try:
-            out, _ = forward(problem, seed, target=TARGET, edit=edit, timing=timing)
+            ours = results(seed)
         except SimulationError:
             return False
-        return distance(out, exact.out) <= 1e-2 * float(exact.out.norm())
+        pairs = [(ours[name], getattr(exact, name)) for name in ("out", "dq", "dk", "dv") if name in ours]
+        return all(distance(result, expected) <= 1e-2 * float(expected.norm()) for result, expected in pairs)
 
     assert not all(is_right(seed) for seed in range(4))
 
 
-MATRIX = [
-    (64, torch.bfloat16, True, False, False),
-    (128, torch.bfloat16, True, False, False),
-    (128, torch.float16, False, False, False),
-    (128, torch.bfloat16, True, True, True),
-]
+# Heads, whether masked, and with soft-cap and ALiBi.
+MATRIX = [(64, True, False, False), (128, True, False, False), (128, False, False, False)]
 SLOW_MATRIX = [
-    pytest.param(head_dim, torch.bfloat16, True, has_softcap, has_alibi, marks=pytest.mark.slow)
+    pytest.param(head_dim, True, has_softcap, has_alibi, marks=pytest.mark.slow)
     for head_dim in (64, 128)
     for has_softcap in (False, True)
     for has_alibi in (False, True)
-    if (head_dim, torch.bfloat16, True, has_softcap, has_alibi) not in MATRIX
+    if has_softcap or has_alibi
 ]
 
 
-@pytest.mark.parametrize(
-    ("head_dim", "dtype", "is_masked", "has_softcap", "has_alibi"), MATRIX + SLOW_MATRIX, ids=str
-)
+@pytest.mark.parametrize(("head_dim", "is_masked", "has_softcap", "has_alibi"), MATRIX + SLOW_MATRIX, ids=str)
 @pytest.mark.usefixtures("kernel_cache")
-def test_the_kernel_compiles_without_spills_and_without_waits_between_products(
-    head_dim, dtype, is_masked, has_softcap, has_alibi
+def test_the_kernels_compile_without_spills_and_without_waits_between_products(
+    head_dim, is_masked, has_softcap, has_alibi
 ) -> None:
-    is_folded = not has_softcap and not has_alibi
-    shape = attention_hopper.shape(head_dim, is_masked=is_masked, is_folded=is_folded)
-    macros = attention_kernels.defines(shape, head_dim, dtype, has_softcap=has_softcap, has_alibi=has_alibi)
-    binary = nvrtc.compile_source(attention_hopper.SOURCE, arch="sm_90a", defines=macros)
-    needs = binary.resources()[attention_hopper.ENTRY]
-    assert needs.spilled_bytes == 0
-    # What each thread starts with; then the groups share 65536 out anew, or the compiler says that it ignored
-    # them.
-    assert needs.registers <= 65536 // shape.num_threads // 8 * 8
-    assert not re.search(r"setmaxnreg|Potential Performance Loss", binary.log), binary.log
-    assert shape.shared_bytes(head_dim) <= Target("sm_90a").shared_limit == 227 << 10
+    features = {"has_softcap": has_softcap, "has_alibi": has_alibi}
+    dtype = torch.bfloat16 if is_masked else torch.float16
+    for kernel in attention_hopper.KERNELS:
+        shape = kernel.shape("sm_90a", head_dim, is_masked=is_masked, **features)
+        if shape is None:
+            assert (kernel, head_dim, has_softcap) == (BACKWARD_KEYS, 128, True)
+            continue
+        macros = attention_kernels.defines(shape, head_dim, dtype, **features)
+        binary = nvrtc.compile_source(kernel.source, arch="sm_90a", defines=macros)
+        needs = binary.resources()[kernel.entry]
+        assert needs.spilled_bytes == 0, kernel.entry
+        # What each thread starts with; then the groups share 65536 out anew, or the compiler says that it
+        # ignored them.
+        assert needs.registers <= 65536 // shape.num_threads // 8 * 8
+        assert not re.search(r"setmaxnreg|Potential Performance Loss", binary.log), binary.log
+        assert kernel.shared_bytes(shape, head_dim) <= Target("sm_90a").shared_limit == 227 << 10
 
 
-def test_the_kernel_is_for_heads_it_has_and_tensors_that_have_maps() -> None:
+def _entries(problem: Problem, target: Target) -> list[str]:
+    q, k, lse = problem.q, problem.k, torch.empty(problem.q.shape[1], len(problem.q))
+    out, dk = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k))
+    calls = problem.forward(out, lse, target=target)
+    rows = torch.empty(*lse.shape, 2)
+    calls += problem.backward(out, dk, dk, rows, out, lse, *upstream(problem), target=target)
+    return [call.entry for call in calls if call.entry != attention_kernels.BACKWARD_ROWS]
+
+
+def test_the_kernels_are_for_heads_they_have_and_tensors_that_have_maps() -> None:
+    others = [kernel.entry for kernel in attention_kernels.KERNELS]
     problem = CASES["causal"].problem()
-    out, lse = torch.empty_like(problem.q), torch.empty(2, len(problem.q))
-
-    def entry(problem: Problem, target: Target) -> str:
-        return problem.forward(out, lse, target=target)[0].entry
-
-    assert entry(problem, TARGET) == attention_hopper.ENTRY
-    for other in (SMALLEST, Target("sm_100a"), Target("sm_120")):
-        assert entry(problem, other) == attention_kernels.FORWARD.entry
+    assert _entries(problem, TARGET) == [kernel.entry for kernel in attention_hopper.KERNELS]
+    for target in (SMALLEST, Target("sm_100a"), Target("sm_120")):
+        assert _entries(problem, target) == others
     shared = problem.k.expand(-1, 2, -1)
     assert shared.stride(1) == 0
-    assert entry(replace(problem, k=shared, v=shared), TARGET) == attention_kernels.FORWARD.entry
-    wide = Case(72, (2, 1), [4], [4]).problem()
-    assert not attention_hopper.takes("sm_90a", wide.q, wide.k, wide.v)
-    nothing = Case(64, (2, 1), [4], [0]).problem()
-    assert not attention_hopper.takes("sm_90a", nothing.q, nothing.k, nothing.v)
+    assert _entries(replace(problem, k=shared, v=shared), TARGET) == others
+    for case in (Case(72, (2, 1), [4], [4]), Case(64, (2, 1), [4], [0])):
+        entries = _entries(case.problem(), TARGET)
+        assert entries == others[: len(entries)]

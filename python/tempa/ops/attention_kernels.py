@@ -218,10 +218,12 @@ class Problem:
         self._check_result("lse", lse, self._row_shape, torch.float32)
         if not len(self.q):
             return []
-        if attention_hopper.takes(target.arch, self.q, self.k, self.v):
-            return [self._hopper_call(out, lse, target)]
-        inputs = (self.q, self.k, self.v, self.cu_seqlens_q, self.cu_seqlens_k)
-        tensors = (out, lse, *inputs, self.alibi_slopes, self.sinks)
+        hopper = attention_hopper.FORWARD
+        if shape := self._hopper_shape(hopper, target):
+            boxes = ((self.q, shape.rows), (self.k, shape.step), (self.v, shape.step))
+            per_head, grid_of = (self.alibi_slopes, self.sinks), self.q.shape[:2]
+            return [self._hopper_call(hopper, shape, (out, lse), boxes, per_head, grid_of, grid_of, target)]
+        tensors = (out, lse, *self._inputs, self.sinks)
         return [self._call(FORWARD, tensors, (len(self.q),), self.q.shape[:2], target)]
 
     def backward(
@@ -260,8 +262,6 @@ class Problem:
             self._check_result("dlse", dlse, self._row_shape, torch.float32)
         self._check_result("rows", rows, (*self._row_shape, 2), torch.float32)
         calls = []
-        bounds = (self.cu_seqlens_q, self.cu_seqlens_k, self.alibi_slopes)
-        inputs = (rows, dout, self.q, self.k, self.v, *bounds)
         if len(self.q):
             shape = BACKWARD_QUERIES.shape(self.q.shape[2], target.shared_limit)
             rows_call = Call(
@@ -273,14 +273,33 @@ class Problem:
                 0,
                 tuple(self._defines(shape).items()),
             )
-            calls = [
-                rows_call,
-                self._call(BACKWARD_QUERIES, (dq, *inputs), (len(self.q),), self.q.shape[:2], target),
-            ]
+            calls = [rows_call, self._queries_call(dq, rows, dout, target)]
         if len(self.k):
-            sizes = (len(self.q), len(self.k))
-            calls.append(self._call(BACKWARD_KEYS, (dk, dv, *inputs), sizes, self.k.shape[:2], target))
+            calls.append(self._keys_call(dk, dv, rows, dout, target))
         return calls
+
+    def _queries_call(self, dq: Tensor, rows: Tensor, dout: Tensor, target: Target) -> Call:
+        grid_of = self.q.shape[:2]
+        hopper = attention_hopper.BACKWARD_QUERIES
+        if shape := self._hopper_shape(hopper, target):
+            boxes = ((dout, shape.rows), (self.q, shape.rows), (self.k, shape.step), (self.v, shape.step))
+            per_head = (self.alibi_slopes,)
+            return self._hopper_call(hopper, shape, (dq, rows), boxes, per_head, grid_of, grid_of, target)
+        return self._call(BACKWARD_QUERIES, (dq, rows, dout, *self._inputs), grid_of[:1], grid_of, target)
+
+    def _keys_call(self, dk: Tensor, dv: Tensor, rows: Tensor, dout: Tensor, target: Target) -> Call:
+        grid_of = self.k.shape[:2]
+        hopper = attention_hopper.BACKWARD_KEYS
+        if shape := self._hopper_shape(hopper, target):
+            boxes = ((dout, shape.step), (self.q, shape.step), (self.k, shape.rows), (self.v, shape.rows))
+            sizes, per_head = (len(self.q), *grid_of), (self.alibi_slopes,)
+            return self._hopper_call(hopper, shape, (dk, dv, rows), boxes, per_head, sizes, grid_of, target)
+        sizes = (len(self.q), len(self.k))
+        return self._call(BACKWARD_KEYS, (dk, dv, rows, dout, *self._inputs), sizes, grid_of, target)
+
+    @property
+    def _inputs(self) -> tuple[Tensor | None, ...]:
+        return self.q, self.k, self.v, self.cu_seqlens_q, self.cu_seqlens_k, self.alibi_slopes
 
     @property
     def _row_shape(self) -> tuple[int, int]:
@@ -324,26 +343,41 @@ class Problem:
             tuple(self._defines(shape).items()),
         )
 
-    def _hopper_call(self, out: Tensor, lse: Tensor, target: Target) -> Call:
-        """As many blocks as run at once; each goes from tile to tile."""
-        (num_tokens, num_heads, head_dim), num_sequences = self.q.shape, len(self.cu_seqlens_q) - 1
-        shape = attention_hopper.shape(
-            head_dim,
+    def _hopper_shape(self, kernel: attention_hopper.Kernel, target: Target) -> attention_hopper.Shape | None:
+        if not all(map(attention_hopper.has_map, (self.q, self.k, self.v))):
+            return None
+        return kernel.shape(
+            target.arch,
+            self.q.shape[2],
             is_masked=self.left is not None or self.right is not None,
-            is_folded=not self.softcap and self.alibi_slopes is None,
+            has_softcap=self.softcap > 0,
+            has_alibi=self.alibi_slopes is not None,
         )
-        boxes = ((self.q, shape.rows), (self.k, shape.step), (self.v, shape.step))
+
+    def _hopper_call(
+        self,
+        kernel: attention_hopper.Kernel,
+        shape: attention_hopper.Shape,
+        results: tuple[Tensor, ...],
+        boxes: tuple[tuple[Tensor, int], ...],
+        per_head: tuple[Tensor | None, ...],
+        sizes: tuple[int, ...],
+        grid_of: tuple[int, ...],
+        target: Target,
+    ) -> Call:
+        """As many blocks as run at once; each goes from tile to tile of (tokens, heads) = `grid_of`."""
+        num_sequences = len(self.cu_seqlens_q) - 1
         maps = (attention_hopper.rows_map(x, rows) for x, rows in boxes)
-        bounds = (self.cu_seqlens_q, self.cu_seqlens_k, self.alibi_slopes, self.sinks)
-        integers = (num_sequences, num_tokens, num_heads, num_heads // self.k.shape[1])
-        num_tiles = (num_tokens // shape.rows + num_sequences + 1) * num_heads
+        bounds = (self.cu_seqlens_q, self.cu_seqlens_k)
+        integers = (num_sequences, *sizes, self.q.shape[1] // self.k.shape[1])
+        num_tiles = (grid_of[0] // shape.rows + num_sequences + 1) * grid_of[1]
         return Call(
-            attention_hopper.SOURCE,
-            attention_hopper.ENTRY,
-            (out, lse, *maps, *bounds, *integers, *self._scoring()),
+            kernel.source,
+            kernel.entry,
+            (*results, *maps, *bounds, *per_head, *integers, *self._scoring()),
             (min(num_tiles, target.num_multiprocessors), 1, 1),
             shape.num_threads,
-            shape.shared_bytes(head_dim),
+            kernel.shared_bytes(shape, self.q.shape[2]),
             tuple(self._defines(shape).items()),
         )
 
@@ -377,6 +411,6 @@ def variants(
     for kernel in KERNELS:
         shape = kernel.shape(head_dim, Target(arch).shared_limit)
         yield kernel.entry, (kernel.source, defines(shape, head_dim, dtype))
-    if attention_hopper.takes_heads(arch, head_dim):
-        hopper = attention_hopper.shape(head_dim, is_masked=True, is_folded=True)
-        yield attention_hopper.ENTRY, (attention_hopper.SOURCE, defines(hopper, head_dim, dtype))
+    for hopper in attention_hopper.KERNELS:
+        if made := hopper.shape(arch, head_dim):
+            yield hopper.entry, (hopper.source, defines(made, head_dim, dtype))
