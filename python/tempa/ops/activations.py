@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tempa.ops import cuda_tensors
+
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """`silu(gate) * up` for the two halves of the last dimension (Shazeer, 2020, equation 6).
@@ -52,7 +54,7 @@ def relu2(x: Tensor) -> Tensor:
 
 
 def _is_fused(x: Tensor) -> bool:
-    return x.device.type == "cuda" and x.dtype != torch.float64
+    return cuda_tensors.has_kernels(x) and x.dtype != torch.float64
 
 
 class _Relu2(torch.autograd.Function):

@@ -21,7 +21,7 @@ from torch import Tensor
 from tempa import _core
 from tempa.data.upload import upload
 from tempa.ops import attention_cuda as attention_cuda  # registers torch.ops.tempa.attention
-from tempa.ops import attention_kernels, paged_cuda, rope_cuda, scaled
+from tempa.ops import attention_kernels, cuda_tensors, paged_cuda, rope_cuda, scaled
 from tempa.ops import rope_scaled_cuda as rope_scaled_cuda  # registers torch.ops.tempa.rope_to_scaled_cache
 from tempa.ops.rope import rope
 
@@ -321,7 +321,7 @@ def attention(
 def _packed(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
     if not spec.num_tokens:
         return torch.zeros_like(q)
-    if q.device.type == "cuda" and attention_kernels.is_supported(q.shape[-1], q.dtype):
+    if cuda_tensors.has_kernels(q) and attention_kernels.is_supported(q.shape[-1], q.dtype):
         return _fused(q, k, v, spec)
     shapes, spread, collect = spec.buckets.shapes, spec.buckets.spread, spec.buckets.collect
     if spread is None or collect is None:

@@ -12,6 +12,11 @@ ELEMENTS = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "fp16
 PACK_BYTES = 16
 
 
+def has_kernels(x: Tensor) -> bool:
+    """Whether operations on x are kernels of CUDA. Tests say so for tensors on the CPU, too."""
+    return x.device.type == "cuda"
+
+
 def check(op: str, x: Tensor, *others: Tensor | None) -> None:
     """Refuse what the kernels of an operation cannot read.
 

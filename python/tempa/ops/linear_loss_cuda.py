@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempa.ops import cuda_tensors
 from tempa.ops.calls import Call, Target
 from tempa.ops.cuda_tensors import ELEMENTS, PACK_BYTES, check, check_same, is_aligned
 from tempa.ops.tensor_map import TensorMap
@@ -99,7 +100,7 @@ def defines(dtype: torch.dtype, *, capped: bool) -> dict[str, str | int]:
 def supports(hidden: Tensor, weight: Tensor) -> bool:
     """Whether the kernels take these: 16-bit elements, rows that are a multiple of 16 bytes."""
     return (
-        hidden.device.type == "cuda"
+        cuda_tensors.has_kernels(hidden)
         and hidden.dtype in DTYPES
         and weight.dtype == hidden.dtype
         and hidden.shape[1] % (PACK_BYTES // hidden.dtype.itemsize) == 0

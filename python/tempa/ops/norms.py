@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tempa.ops import cuda_tensors
+
 
 def rms_norm(
     x: Tensor, weight: Tensor | None = None, eps: float = 1e-6, *, for_product: bool = False
@@ -145,7 +147,7 @@ def add_layer_norm(
 
 
 def _is_fused(x: Tensor) -> bool:
-    return x.device.type == "cuda" and x.dtype != torch.float64
+    return cuda_tensors.has_kernels(x) and x.dtype != torch.float64
 
 
 def _is_fused_sum(x: Tensor, residual: Tensor) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tempa.data.upload import upload
-from tempa.ops import nvrtc, reference
+from tempa.ops import cuda_tensors, nvrtc, reference
 from tempa.ops.paged_plan import ITEM_FIELDS, TILE, WARP_ROWS, plan
 from tempa.ops.scaled import unscaled
 
@@ -305,7 +305,7 @@ def resident_blocks(device: torch.device, variant: Shape) -> int:
 def is_supported(q: Tensor, cache: LayerCache) -> bool:
     """Whether the kernel takes these; what it does not take is gathered by torch."""
     return (
-        q.device.type == "cuda"
+        cuda_tensors.has_kernels(q)
         and q.dtype in ELEMENTS
         and (cache.keys.dtype == q.dtype or cache.keys.dtype in SCALED)
         and q.shape[2] <= 256

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempa.ops import nvrtc
+from tempa.ops import cuda_tensors, nvrtc
 from tempa.ops.cuda_tensors import check_same
 
 SOURCE = "policy_loss.cu"
@@ -27,7 +27,7 @@ DEFINES: dict[str, str | int] = {"THREADS": THREADS}
 
 def supports(logps: Tensor) -> bool:
     """Whether the kernel takes these log-probabilities."""
-    return logps.device.type == "cuda" and logps.dtype == torch.float32
+    return cuda_tensors.has_kernels(logps) and logps.dtype == torch.float32
 
 
 def loss_into(

@@ -13,6 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from tempa.ops import cuda_tensors
+
 
 def rotations(
     positions: Tensor,
@@ -58,9 +60,14 @@ def rope(x: Tensor, rotations: Tensor) -> Tensor:
     Returns:
         (T, H, D) in the dtype of `x`; the product is in float32 or wider.
     """
-    if x.device.type == "cuda" and rotations.dtype == torch.complex64:
+    if cuda_tensors.has_kernels(x) and rotations.dtype == torch.complex64:
         fused: Tensor = torch.ops.tempa.rope(x, rotations, False)  # rope_cuda.py
         return fused
+    return turned(x, rotations)
+
+
+def turned(x: Tensor, rotations: Tensor) -> Tensor:
+    """The same as `rope`, by torch."""
     pairs = x.to(rotations.dtype.to_real()).reshape(*x.shape[:-1], -1, 2)
-    turned = torch.view_as_complex(pairs) * rotations
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    product = torch.view_as_complex(pairs) * rotations
+    return torch.view_as_real(product).flatten(-2).to(x.dtype)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempa.ops import nvrtc
+from tempa.ops import cuda_tensors, nvrtc
 from tempa.ops.cuda_tensors import ELEMENTS, PACK_BYTES, check, check_same
-from tempa.ops.rope import rope
+from tempa.ops.rope import turned
 
 SOURCE = "rope.cu"
 THREADS = 256
@@ -32,7 +32,7 @@ def defines(dtype: torch.dtype, head_dim: int, vector: int) -> dict[str, str | i
 def writes_to(keys: Tensor, q: Tensor, turns: Tensor) -> bool:
     """Whether `rope_to_cache` takes these keys of a cache, queries and rotations."""
     return (
-        q.device.type == "cuda"
+        cuda_tensors.has_kernels(q)
         and q.dtype in ELEMENTS
         and keys.dtype == q.dtype
         and turns.dtype == torch.complex64
@@ -190,7 +190,7 @@ def _rope_cuda(x: Tensor, rotations: Tensor, inverse: bool) -> Tensor:
 
 
 def _rope_cpu(x: Tensor, rotations: Tensor, inverse: bool) -> Tensor:
-    return rope(x.contiguous(), rotations.conj() if inverse else rotations)
+    return turned(x.contiguous(), rotations.conj() if inverse else rotations)
 
 
 def _rope_fake(x: Tensor, rotations: Tensor, inverse: bool) -> Tensor:

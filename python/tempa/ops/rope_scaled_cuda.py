@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tempa.ops import nvrtc, scaled
 from tempa.ops.cuda_tensors import ELEMENTS
-from tempa.ops.rope import rope
+from tempa.ops.rope import turned
 from tempa.ops.rope_cuda import MAX_PACKS, readable, strides_of, vector_of
 
 SOURCE = "rope_scaled.cu"
@@ -136,7 +136,7 @@ def _cpu(
     values: Tensor,
     block_size: int,
 ) -> tuple[Tensor, Tensor]:
-    q, k = (x.clone() if rotations is None else rope(x.contiguous(), rotations) for x in (q, k))
+    q, k = (x.clone() if rotations is None else turned(x.contiguous(), rotations) for x in (q, k))
     scaled.write(keys, slots, k, block_size)
     scaled.write(values, slots, v, block_size)
     return q.contiguous(), k.contiguous()

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tempa.ops import cuda_tensors
+
 
 class AdamW(torch.optim.Optimizer):
     """`torch.optim.AdamW` (Loshchilov and Hutter, 2019) by `torch.ops.tempa.adamw_`.
@@ -36,7 +38,7 @@ class AdamW(torch.optim.Optimizer):
     @staticmethod
     def supports(parameters: Iterable[nn.Parameter]) -> bool:
         """Whether the kernel moves all of these."""
-        return all(p.device.type == "cuda" and p.dtype == torch.float32 for p in parameters)
+        return all(cuda_tensors.has_kernels(p) and p.dtype == torch.float32 for p in parameters)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
