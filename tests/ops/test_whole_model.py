@@ -61,7 +61,10 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _trained(model: Transformer, *, is_rounded: bool = True) -> list[Tensor]:
-    """Loss and gradients of two sequences, and the parameters after a step."""
+    """Loss and gradients of two sequences, after which a step is made.
+
+    Not the parameters: the first step of AdamW goes by the sign of a gradient, also of one of almost zero.
+    """
     rng = np.random.default_rng(0)
     batch = Packed.from_rows([rng.integers(0, 96, length) for length in (30, 21)])
     optimizer = Optimizer([("", model)], TrainConfig(optimizer="adamw", lr=1e-2))
@@ -70,7 +73,7 @@ def _trained(model: Transformer, *, is_rounded: bool = True) -> list[Tensor]:
     (loss / count).backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     optimizer.step(1.0)
-    return [(loss / count).detach(), *gradients, *(p.detach().clone() for p in model.parameters())]
+    return [(loss / count).detach(), *gradients]
 
 
 @torch.inference_mode()
