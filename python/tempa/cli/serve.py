@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from tempa import config
-from tempa.serve.settings import ServeConfig, read_api_key
+from tempa.serve.settings import ServeConfig, Weights, read_api_key
+
+if TYPE_CHECKING:
+    from tempa.model import Transformer
 
 _HELP = """Serve a model to OpenAI's clients, and a page to chat with it.
 
@@ -48,7 +52,7 @@ def main(name: str, argv: list[str]) -> int:
         tokenizer,
         cache_bytes=options.cache_bytes,
         max_batch=options.max_batch,
-        weights=options.weights,
+        weights=_convert(model, options.weights),
         has_fixed_weights=True,
     )
     served = Model(
@@ -65,3 +69,17 @@ def main(name: str, argv: list[str]) -> int:
         print(f"{served.name} at http://{address}:{listener.getsockname()[1]}", flush=True)
 
     return asyncio.run(run(service, listener, ready))
+
+
+def _convert(model: Transformer, weights: Weights) -> Weights:
+    """Keep a model on a GPU as `weights` asks; returns what the engine is asked, which does so on the CPU."""
+    import torch
+
+    if model.device.type == "cpu":
+        return weights
+    if weights == "int8":
+        raise ValueError("--weights int8 is for the CPU; a GPU takes bfloat16, or float32")
+    if weights != "float32":
+        # Kernels for attention and losses read 16 bits, which move in half the time.
+        model.to(dtype=torch.bfloat16)
+    return "auto"

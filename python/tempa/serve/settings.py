@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 # Where the key may stand instead of a file. An option would show it in lists of processes.
 KEY_VARIABLE = "TEMPA_API_KEY"
+
+Weights: TypeAlias = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ class ServeConfig:
         allow_origins: Pages of other origins that may call the server, each a scheme and a name.
         preferences: File of pairs for `tempa dpo`, to which the chat page adds; none are taken without it.
         device: Where to run.
-        weights: How matrices are kept on the CPU; bfloat16 and int8 are faster and change the logits.
+        weights: How matrices are kept; bfloat16 and int8 are faster and change the logits. "auto" is float32
+            on the CPU and bfloat16 on a GPU, which takes no int8.
         cache_bytes: Most memory for keys and values.
         max_batch: Most samples that advance together.
         max_request_bytes: The largest body of a request; 413 above.
@@ -49,7 +52,7 @@ class ServeConfig:
     allow_origins: tuple[str, ...] = ()
     preferences: Path | None = None
     device: str = "auto"
-    weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    weights: Weights = "auto"
     cache_bytes: int = 4 << 30
     max_batch: int = 256
     max_request_bytes: int = 4 << 20
