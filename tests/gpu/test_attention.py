@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -119,6 +119,16 @@ def test_results_repeat_bit_for_bit(feature, target) -> None:
     batch = _batch(128, (4, 2), torch.bfloat16, feature)
     first, second = (_ours(batch, target) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("feature", ["all", "causal", "everything"])
+def test_results_do_not_depend_on_how_many_blocks_share_the_work(head_dim, feature) -> None:
+    batch, target = _batch(head_dim, (8, 2), torch.bfloat16, feature), Target.of(torch.device("cuda", 0))
+    first = _ours(batch, target)
+    for num_blocks in (1, 7):
+        other = _ours(batch, replace(target, num_multiprocessors=num_blocks))
+        assert all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_the_operator_passes_opcheck() -> None:
