@@ -369,11 +369,6 @@ class Engine:
         if request.inputs_embeds is not None:
             _check_shape(request.inputs_embeds, (len(courses[0]), config.width), f"{name}: inputs_embeds")
         if request.prefix_kv is not None:
-            if self._cache_dtype is not None and scaled.is_scaled(self._cache_dtype):
-                raise ValueError(
-                    f"{name}: prefix_kv needs a cache of float32 or bfloat16, "
-                    f"cache_dtype is {self._cache_dtype}"
-                )
             count = request.prefix_kv.shape[2] if request.prefix_kv.dim() == 5 else 0
             shape = (config.depth, 2, count, config.num_kv_heads, config.head_dim)
             _check_shape(request.prefix_kv, shape, f"{name}: prefix_kv")
