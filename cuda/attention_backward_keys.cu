@@ -58,7 +58,7 @@ attention_backward_keys(ELEMENT* __restrict__ dk, ELEMENT* __restrict__ dv, cons
         const long long token = queries.first + query;
         copy_rows<STEP>(shared.q[step % 2], q + token * q_stride + (long long)head * q_head_stride, q_stride, count);
         copy_rows<STEP>(shared.dout[step % 2], dout + token * out_stride + head * HEAD_DIM, out_stride, count);
-        // Rows that are not there are zero in all three, and add nothing.
+        // Rows that are not there are zero in all three.
         const float2* from = rows + (long long)head * num_tokens + token;
         for (int row = threadIdx.x; row < STEP; row += THREADS)
             copy_async<8>(&shared.rows[step % 2][row], row < count ? from + row : from, row < count);
@@ -97,8 +97,9 @@ attention_backward_keys(ELEMENT* __restrict__ dk, ELEMENT* __restrict__ dv, cons
             }
             if (is_masked) {
                 const int from = place + tile * 16 - query;
-                mask_outside(weights[tile], {clipped(from - right, from + left),
-                                             clipped(from + 8 - right, from + 8 + left)});
+                const int last = queries.count - 1 - query;
+                mask_outside(weights[tile], {clipped(from - right, min(from + left, last)),
+                                             clipped(from + 8 - right, min(from + 8 + left, last))});
             }
 #pragma unroll
             for (int i = 0; i < STEP / 8 * 4; ++i) {

@@ -42,6 +42,16 @@ def test_the_simulated_kernels_equal_the_reference(name) -> None:
         assert not ours.dq[nothing].any()
 
 
+def test_queries_that_are_not_there_add_nothing_however_far_the_keys() -> None:
+    """Slopes below zero favour far keys: scores of rows behind the last query would exceed every float."""
+    problem = Case(64, (1, 1), [5], [400]).problem()
+    problem = replace(problem, alibi_slopes=torch.tensor([-1.0]))
+    results, exact = by_kernels(problem), by_reference(problem, torch.float64)
+    rounded = by_reference(problem, torch.bfloat16)
+    for name in ("out", "dq", "dk", "dv"):
+        assert_is_right(getattr(results, name), getattr(exact, name), getattr(rounded, name), name)
+
+
 def test_results_do_not_depend_on_the_order_of_threads() -> None:
     problem = CASES["causal"].problem()
     first, second = by_kernels(problem, seed=1), by_kernels(problem, seed=2)
