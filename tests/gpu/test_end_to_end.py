@@ -81,7 +81,8 @@ def test_training_steps_equal_those_of_the_cpu(
     name: str, precision: str, optimizer: str, launches: Counter[str]
 ) -> None:
     ours, theirs = (_trained(CONFIGS[name], device, precision, optimizer) for device in ("cuda", "cpu"))
-    assert ours == pytest.approx(theirs, rel=TOLERANCE[precision])
+    # Muon's own products are in bfloat16 wherever that is fast.
+    assert ours == pytest.approx(theirs, rel=TOLERANCE["bf16" if optimizer == "muon" else precision])
     expected = ALWAYS | OWN[name] | (IN_BFLOAT16 if precision == "bf16" else set())
     assert expected <= set(launches)
     assert any(entry.startswith("attention_forward") for entry in launches) == (precision == "bf16")
@@ -111,6 +112,7 @@ def test_a_run_is_resumed_from_a_checkpoint_and_on_the_cpu(text_file: Path, tmp_
             save_every=4,
             log_every=1,
             precision="fp32",
+            optimizer="adamw",
             device=device,
         )
         result = pretrain(config)
