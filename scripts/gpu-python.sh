@@ -4,7 +4,8 @@
 if [ -n "$1" ]; then
     site=$(mktemp -d)
     trap 'rm -rf "$site"' EXIT
-    python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$1"
+    # shellcheck disable=SC2086 # a pattern such as dist/*.whl may stand for the wheel
+    python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" $1
     export PYTHONPATH=$site
     python=python3
 else
