@@ -33,6 +33,24 @@ def test_prewarm_fills_the_cache_list_shows_it_and_clear_empties_it(capsys) -> N
     assert "0 compiled kernels" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("kernel_cache")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, nvrtc.KernelCompileError])
+def test_what_prewarm_has_compiled_is_kept_when_it_ends_early(monkeypatch, capsys, error) -> None:
+    compiled = []
+
+    def compile_source(source: str, **options: object) -> None:
+        compiled.append(source)
+        if source == "linear_loss.cu":
+            raise error("no more")
+
+    monkeypatch.setattr(nvrtc, "compile_source", compile_source)
+    monkeypatch.setattr(kernels, "_shared_variants", lambda: iter(()))
+    assert cli.run(["kernels", "prewarm", "--arch", "sm_80", "--dtypes", "bfloat16"]) != 0
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == compiled[: len(printed)]
+    assert "linear_loss.cu" not in printed
+
+
 def test_prewarm_knows_every_source() -> None:
     """For rotary and learned positions, default dtypes, a cache of bytes, and both families of kernels."""
     options = kernels.PrewarmConfig()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tempa import config
@@ -81,22 +82,54 @@ def _prewarm(options: PrewarmConfig) -> None:
             raise ValueError(f"unknown {of} {unknown[0]!r}; choose from {', '.join(choices)}")
     caches = [kinds[name] for name in options.caches]
     configs = [ModelConfig.preset(preset, vocab_size=1) for preset in options.presets]
+    jobs = []
     for arch in arches:
-        for what, (source, defines) in _shared_variants():
-            nvrtc.compile_source(source, arch=arch, defines=defines)
-            print(f"{source} {arch} {what}")
+        jobs += [_Job(f"{variant[0]} {arch} {what}", arch, *variant) for what, variant in _shared_variants()]
         for name in options.dtypes:
             # Presets share sizes; each is compiled once.
-            for what, (source, defines) in {
-                k: v
-                for variants in (
+            variants = dict(
+                chain(
                     *(_variants(c, known[name], arch, caches) for c in configs),
                     _samplers(options.vocab_sizes, known[name], arch),
                 )
-                for k, v in variants
-            }.items():
-                nvrtc.compile_source(source, arch=arch, defines=defines)
-                print(f"{source} {arch} {name} {what}")
+            )
+            jobs += [
+                _Job(f"{variant[0]} {arch} {name} {what}", arch, *variant)
+                for what, variant in variants.items()
+            ]
+    _compile(jobs)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One source to compile."""
+
+    what: str
+    arch: str
+    source: str
+    defines: dict[str, str | int]
+
+
+def _compile(jobs: Sequence[_Job]) -> None:
+    """Compile on all processors, with a line for each when it is done; an interrupt keeps what is done."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tempa import _core
+    from tempa.cli.progress import WorkProgress
+    from tempa.ops import nvrtc
+
+    with WorkProgress() as progress, ThreadPoolExecutor(_core.num_processors()) as pool:
+        running = [
+            pool.submit(nvrtc.compile_source, job.source, arch=job.arch, defines=job.defines) for job in jobs
+        ]
+        try:
+            for done, (job, made) in enumerate(zip(jobs, running, strict=True), 1):
+                made.result()
+                print(job.what)
+                progress.show("compile", done, len(jobs), "kernels")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _shared_variants() -> Iterator[tuple[str, tuple[str, dict[str, str | int]]]]:
