@@ -38,6 +38,7 @@ NOTED = (
     "rensa",
     "gigabpe",
     "rustbpe",
+    "cuda-bindings",
 )
 UNITS = {"bytes": "B/s", "flops": "FLOP/s"}
 

@@ -78,9 +78,7 @@ def run(driver: Path, tmp_path: Path) -> Run:
         environment = os.environ | {"TEMPA_CUDA_DRIVER": str(driver), "FAKE_DRIVER_LOG": str(log)}
         environment |= {name: str(value) for name, value in variables.items()}
         command = [sys.executable, "-c", PRELUDE + script]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines(), log.read_text().splitlines() if log.exists() else []
 
@@ -115,6 +113,22 @@ launch(k, None, True, 2, None, 0, 0, 0, float("-inf"), grid=7, block=(1,), strea
         f"launch k grid 7 1 1 block 1 1 1 shared 0 stream 2 in 1000: {second}",
         "current 0",
     ]
+
+
+def test_addresses_of_torchs_tensors_are_those_of_their_elements(run: Run) -> None:
+    printed, calls = run("""
+import torch
+x = torch.zeros(64, dtype=torch.bfloat16)
+tensors = [x, x[3:], x.view(8, 8)[2:, 1:].T, torch.nn.Parameter(x[1:]), x.float().requires_grad_()[5:],
+           torch.zeros(3, dtype=torch.float8_e4m3fn), torch.zeros(4, dtype=torch.bool), torch.zeros(0, 4)]
+launch(kernel(*["pointer"] * len(tensors)), *tensors)
+print(*(tensor.data_ptr() for tensor in tensors))
+refused(launch, kernel("pointer"), torch.eye(2).to_sparse())
+""")
+    (call,) = [call for call in calls if call.startswith("launch")]
+    passed = [struct.unpack("<Q", bytes.fromhex(part))[0] for part in call.split(": ")[1].split()]
+    assert passed == [int(address) for address in printed[0].split()]
+    assert printed[1].startswith("TypeError: argument 0 is declared pointer, got ")
 
 
 def test_a_kernel_runs_in_its_own_context_and_leaves_the_threads_own_current(run: Run) -> None:

@@ -1,5 +1,5 @@
-//! The address of a tensor by DLPack's table of C functions, which torch has on its tensor types since 2.10: a
-//! fraction of the time of calling a method.
+//! The address of a tensor by DLPack's table of C functions, which torch has on its tensor types: a fraction of the time
+//! of calling a method. A torch without the table is asked by the method.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::mem::MaybeUninit;

@@ -45,7 +45,7 @@ pub struct Plan {
 struct Job {
     sequence: i32,
     tile: i32,
-    keys: i64,
+    keys: u32,
 }
 
 /// Cuts the keys that the new tokens of each sequence see, so that all blocks end at about the same time.
@@ -66,11 +66,18 @@ pub fn plan(lengths: &[i64], starts: &[i64], options: PlanOptions) -> Result<Pla
             let count = new[1] - new[0];
             let rows = count * options.group;
             if count > 0 && warps_of(rows, options.max_row_warps) == row_warps {
+                // Most sequences have one tile, and division is slow.
                 let per_tile = WARP_ROWS * row_warps;
-                jobs.extend((0..ceil(rows, per_tile)).map(|tile| {
-                    let last_row = ((tile + 1) * per_tile).min(rows) - 1;
-                    let keys = tiles_seen(length - count, tile * per_tile, last_row, options);
-                    Job { sequence: sequence as i32, tile: tile as i32, keys }
+                let num_tiles = if rows <= per_tile { 1 } else { ceil(rows, per_tile) };
+                jobs.extend((0..num_tiles).map(|tile| {
+                    let first = if tile == 0 { 0 } else { tile * per_tile / options.group };
+                    let last = if tile + 1 == num_tiles {
+                        count - 1
+                    } else {
+                        ((tile + 1) * per_tile - 1) / options.group
+                    };
+                    let keys = tiles_seen(length - count, first, last, options);
+                    Job { sequence: sequence as i32, tile: tile as i32, keys: keys as u32 }
                 }));
             }
         }
@@ -129,19 +136,17 @@ fn warps_of(rows: i64, max_row_warps: i64) -> i64 {
     warps.min(max_row_warps)
 }
 
-/// Tiles of keys that rows see, behind `before` tokens.
-fn tiles_seen(before: i64, first_row: i64, last_row: i64, options: PlanOptions) -> i64 {
-    let end = before + last_row / options.group + 1;
-    let low =
-        options.window.map_or(0, |window| (before + first_row / options.group - window + 1).max(0)) / TILE;
+/// Tiles of keys that new tokens see, from the first to the last of them, behind `before` others.
+fn tiles_seen(before: i64, first: i64, last: i64, options: PlanOptions) -> i64 {
+    let end = before + last + 1;
+    let low = options.window.map_or(0, |window| (before + first - window + 1).max(0)) / TILE;
     ceil(options.sinks, TILE).min(low) + ceil(end, TILE) - low
 }
 
 /// What ends first by the costs above, over all sizes of a split of the longest; the largest of equals.
 fn tiles_per_split(jobs: &[Job], options: PlanOptions) -> i64 {
-    let tiles = || jobs.iter().map(|job| job.keys as u32);
-    let longest = tiles().max().unwrap_or(1);
-    let total: i64 = tiles().map(i64::from).sum();
+    let longest = jobs.iter().map(|job| job.keys).max().unwrap_or(1);
+    let total: i64 = jobs.iter().map(|job| i64::from(job.keys)).sum();
     let cost = |size: i64, splits: i64| {
         ceil(splits * options.num_kv_heads, options.resident) * (size * TILE_COST + START_COST)
             + ceil(longest.into(), size) * SPLIT_COST
@@ -158,39 +163,63 @@ fn tiles_per_split(jobs: &[Job], options: PlanOptions) -> i64 {
         if least_cost > best.0 {
             break;
         }
-        let size = -minus_size as u32;
-        let splits = tiles().map(|tiles| i64::from(tiles.div_ceil(size))).sum();
-        best = best.min((cost(size.into(), splits), minus_size));
+        let by = Divisor::new(-minus_size);
+        let splits = jobs.iter().map(|job| i64::from(by.ceil(job.keys))).sum();
+        best = best.min((cost(-minus_size, splits), minus_size));
     }
     -best.1
 }
 
 impl Plan {
     fn add_launch(&mut self, row_warps: i64, jobs: &[Job], options: PlanOptions) -> Result<()> {
-        let size = tiles_per_split(jobs, options);
-        // The longest splits come first: positive floats are in the order of their bits.
-        let mut order: Vec<(u64, u32, i32)> = jobs
+        let by = Divisor::new(tiles_per_split(jobs, options));
+        // The longest splits come first, of equals those of the first job: as one number, of the length, whose order is
+        // that of its bits, the place, and the number of splits.
+        let mut order: Vec<u128> = jobs
             .iter()
-            .enumerate()
-            .map(|(place, job)| {
-                let splits = ceil(job.keys, size);
-                (!(job.keys as f64 / splits as f64).to_bits(), place as u32, splits as i32)
+            .zip(0u32..)
+            .map(|(job, place)| {
+                let splits = by.ceil(job.keys);
+                let length = !(f64::from(job.keys) / f64::from(splits)).to_bits();
+                u128::from(length) << 64 | u128::from(place) << 32 | u128::from(splits)
             })
             .collect();
         order.sort_unstable();
-        let num_items: i64 = order.iter().map(|&(_, _, splits)| i64::from(splits)).sum();
+        let num_items: i64 = order.iter().map(|&key| i64::from(key as u32)).sum();
         if num_items > i32::MAX.into() {
             return Err(Error::value(format!("{num_items} splits of keys in one launch")));
         }
         self.items.reserve(num_items as usize);
         let mut part = 0;
-        for (_, place, splits) in order {
+        for key in order {
+            let (place, splits) = ((key >> 32) as u32, key as u32 as i32);
             let Job { sequence, tile, .. } = jobs[place as usize];
             self.items.extend((0..splits).map(|split| [sequence, tile, split, splits, part]));
             part += if splits > 1 { splits } else { 0 };
         }
         self.launches.push((row_warps, num_items as usize, part.into()));
         Ok(())
+    }
+}
+
+/// Divides by the same number many times, by multiplication.
+struct Divisor {
+    minus_one: u64,
+    /// 2^64 by the number, rounded up: exact for numbers of 32 bits. 0 for 1, by which nothing changes.
+    reciprocal: u64,
+}
+
+impl Divisor {
+    fn new(number: i64) -> Self {
+        let number = number as u64;
+        Self { minus_one: number - 1, reciprocal: if number == 1 { 0 } else { u64::MAX / number + 1 } }
+    }
+
+    fn ceil(&self, number: u32) -> u32 {
+        if self.reciprocal == 0 {
+            return number;
+        }
+        ((u128::from(u64::from(number) + self.minus_one) * u128::from(self.reciprocal)) >> 64) as u32
     }
 }
 
@@ -210,6 +239,16 @@ mod tests {
         let plan = plan(&[4096], &[0, 1], OPTIONS).unwrap();
         assert_eq!(plan.launches, [(1, 32, 32)]);
         assert_eq!(plan.items[31], [0, 0, 31, 32, 0]);
+    }
+
+    #[test]
+    fn a_divisor_divides() {
+        for by in [1, 2, 3, 5, 7, 64, 65, 1000, (1 << 25) - 1, 1 << 25] {
+            let divisor = Divisor::new(by);
+            for number in [1, 2, 3, 63, 64, 65, 999, 1000, 1001, (1 << 25) - 1, 1 << 25, u32::MAX] {
+                assert_eq!(i64::from(divisor.ceil(number)), ceil(number.into(), by), "{number} by {by}");
+            }
+        }
     }
 
     #[test]
