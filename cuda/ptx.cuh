@@ -18,6 +18,15 @@ struct e4m3 { unsigned char bits; };  // 8-bit float without infinities, up to 4
 struct Mbarrier { unsigned long long state; };
 struct alignas(64) TensorMap { unsigned long long state[16]; };
 
+// Comes before __global__: so many neighbouring blocks, 1 to 8, are a cluster, from sm_90 on. Its size divides the grid.
+#ifdef __CUDA_ARCH__
+#if __CUDA_ARCH__ >= 900
+#define IN_CLUSTERS_OF(size) __cluster_dims__(size, 1, 1)
+#else
+#define IN_CLUSTERS_OF(size)
+#endif
+#endif
+
 // Which index of an operand of wgmma runs along memory: that of the sum, or that of the result's row or column.
 enum class Major { k, mn };
 

@@ -1,5 +1,20 @@
-// Barriers in shared memory and bulk copies by the tensor memory accelerator, from sm_90 on. PTX back end of ptx.cuh.
+// Clusters of blocks, barriers in shared memory, and bulk copies by the tensor memory accelerator, from sm_90 on. PTX back
+// end of ptx.cuh.
 #pragma once
+
+// Waits for all threads of the cluster that have not returned; what they have written can then be read by all.
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release;\n"
+                 "barrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// The same variable in the shared memory of a block of the cluster, which has begun (cluster_sync) and not returned.
+template <class T>
+__device__ __forceinline__ T& shared_of(unsigned rank, T& own) {
+    unsigned long long address;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(&own), "r"(rank));
+    return *reinterpret_cast<T*>(address);
+}
 
 // True in one lane of the warp, which must be together.
 __device__ __forceinline__ bool is_elected() {

@@ -9,6 +9,7 @@ from test_ptx_hopper import (  # noqa: F401 - collected here too
     test_a_box_is_cut_out_swizzled_and_put_back,
     test_a_product_of_specialised_warps_is_right_in_any_order,
     test_a_warpgroup_multiplies_tiles_of_any_layout,
+    test_blocks_of_a_cluster_reach_each_others_shared_memory,
     test_neighbouring_bytes_are_loaded,
     test_nobody_passes_a_barrier_before_all_of_a_phase_have_come,
 )

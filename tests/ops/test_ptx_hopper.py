@@ -89,6 +89,53 @@ def test_nobody_passes_a_barrier_before_all_of_a_phase_have_come(seed) -> None:
     assert ((results >= first) & (results < first + 4)).all()
 
 
+def _passed_on(blocks: int, bug: str = "NONE", seed: int = 0, grid: int = 6) -> torch.Tensor:
+    """What came of 64 numbers of each block."""
+    numbers = torch.arange(64.0 * grid)
+    out = torch.full_like(numbers, torch.nan)
+    simulate(
+        KERNELS / "cluster.cu",
+        "pass_on",
+        *(out, numbers),
+        grid=grid,
+        block=64,
+        shared_bytes=256,
+        defines={"BLOCKS": blocks, "BUG": bug},
+        seed=seed,
+    )
+    return out
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 6])
+def test_blocks_of_a_cluster_reach_each_others_shared_memory(blocks) -> None:
+    numbers = torch.arange(64.0 * 6).view(6 // blocks, blocks, 64)
+    for seed in range(3):
+        assert torch.equal(_passed_on(blocks, seed=seed), numbers.roll(1, 1).flip(2).flatten())
+
+
+def test_a_missing_wait_for_the_cluster_gives_wrong_numbers() -> None:
+    right = _passed_on(3)
+    assert any(not torch.equal(_passed_on(3, "NO_WAIT", seed), right) for seed in range(3))
+
+
+@pytest.mark.parametrize(
+    ("bug", "report"),
+    [
+        ("NO_START", r"shared_of block \d, which may not have begun or has returned at cluster.cu:\d+"),
+        ("NO_END", r"shared_of block 1, which may not have begun or has returned at cluster.cu:\d+"),
+        ("NO_SUCH_BLOCK", "shared_of block 3 of a cluster of 3"),
+    ],
+)
+def test_a_mistake_with_clusters_is_reported(bug, report) -> None:
+    with pytest.raises(SimulationError, match=report):
+        _passed_on(3, bug)
+
+
+def test_a_grid_that_is_no_clusters_is_rejected() -> None:
+    with pytest.raises(SimulationError, match="5 blocks cannot be clusters of 3"):
+        _passed_on(3, grid=5)
+
+
 PRODUCTS = [
     (64, "k", "k", 128),
     (96, "k", "mn", 128),
@@ -153,9 +200,10 @@ def test_products_compile_for_hopper(tile_n, a_major, b_major, swizzle) -> None:
 
 @pytest.mark.parametrize("arch", ["sm_90a", "sm_100a", "sm_120"])
 @pytest.mark.usefixtures("kernel_cache")
-def test_bulk_copies_compile_from_hopper_on(arch) -> None:
+def test_bulk_copies_and_clusters_compile_from_hopper_on(arch) -> None:
     for rank in (2, 3, 4):
         assert _compiled("hopper.cu", arch, {"RANK": rank}).cubin
+    assert _compiled("cluster.cu", arch, {"BLOCKS": 8, "BUG": "NONE"}).cubin
 
 
 GEMM = {"ELEMENT": "bf16", "TILE_N": 128, "B_MAJOR": "mn", "A_IN_REGISTERS": 0, "BUG": "NONE"}

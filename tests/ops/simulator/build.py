@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -34,6 +35,10 @@ KERNEL = """
 #include "{source}"
 const simulator::Kernel simulator::kernels[] = {{{entries}, {{}}}};
 """
+# Blocks of a cluster, and the entry point.
+CLUSTERED = re.compile(
+    r"\bIN_CLUSTERS_OF\((\w+)\) __global__ void\s+(?:__launch_bounds__\([^()]*\)\s+)?(\w+)\("
+)
 
 
 class CompileError(Exception):
@@ -45,7 +50,9 @@ def library(source: Path, defines: tuple[tuple[str, str | int], ...]) -> ctypes.
     """The kernels of a source, compiled with these macros, and the simulator that runs them."""
     prefix, *objects = _own_parts()
     macros = "\n".join(f"#define {name} {value}" for name, value in defines)
-    entries = ", ".join(f"ENTRY_POINT({entry})" for entry in signatures(source.read_text()))
+    code = source.read_text()
+    sizes = {entry: size for size, entry in CLUSTERED.findall(code)}
+    entries = ", ".join(f"ENTRY_POINT({entry}, {sizes.get(entry, 1)})" for entry in signatures(code))
     text = KERNEL.format(source=source, macros=macros, entries=entries)
     flags = [*KERNEL_FLAGS, "-include", str(prefix.with_suffix("")), "-c", "-x", "c++", "-"]
     kernel = _built(f"{source.stem}.o", flags, [source, prefix, *_headers()], text)

@@ -1,6 +1,7 @@
-// Barriers in shared memory and bulk copies of cuda/ptx_hopper.cuh.
+// Shared memory of other blocks, barriers in shared memory and bulk copies of cuda/ptx_hopper.cuh.
 #include <map>
 
+#include "meeting.hpp"
 #include "ptx.cuh"
 #include "schedule.hpp"
 
@@ -24,11 +25,11 @@ struct BarrierState {
     }
 };
 
-std::map<unsigned, BarrierState> barriers;  // by address
+std::map<const Mbarrier*, BarrierState> barriers;
 
 BarrierState& state_of(const char* call, const Mbarrier& barrier, const Where& where) {
     check_shared(&barrier, sizeof barrier, sizeof barrier, call, where);
-    const auto found = barriers.find(shared_memory().address(&barrier));
+    const auto found = barriers.find(&barrier);
     if (found == barriers.end()) fail(format("%s of a barrier that was not initialised", call), where);
     if (barrier.state != MARK) fail(format("%s of a barrier that something wrote over", call), where);
     return found->second;
@@ -42,11 +43,19 @@ void add_bytes(Mbarrier& barrier, unsigned num_bytes, const Where& where) {
 
 }  // namespace
 
+char* shared_of(unsigned rank, const void* own, size_t num_bytes, const Where& where) {
+    check_shared(own, num_bytes, 1, "shared_of", where);
+    if (rank >= num_blocks()) fail(format("shared_of block %u of a cluster of %u", rank, num_blocks()), where);
+    if (rank != current_block() && !is_running(rank))
+        fail(format("shared_of block %u, which may not have begun or has returned", rank), where);
+    return shared_memory_of(rank).at(shared_memory().address(own), num_bytes);
+}
+
 void mbarrier_init(Mbarrier& barrier, unsigned num_arrivals, const Where& where) {
     check_shared(&barrier, sizeof barrier, sizeof barrier, "mbarrier_init", where);
     if (num_arrivals == 0 || num_arrivals > MAX_ARRIVALS)
         fail(format("mbarrier_init for %u arrivals", num_arrivals), where);
-    if (!barriers.insert({shared_memory().address(&barrier), {num_arrivals, num_arrivals}}).second)
+    if (!barriers.insert({&barrier, {num_arrivals, num_arrivals}}).second)
         fail("mbarrier_init of a barrier that is one already", where);
     barrier.state = MARK;
 }
@@ -73,9 +82,10 @@ namespace {
 
 std::string describe_barriers() {
     std::string text;
-    for (const auto& [address, state] : barriers)
-        text += format("\n  barrier at byte %u: phase %u misses %u of %u arrivals and %ld bytes", address, state.phase,
-                       state.missing_arrivals, state.num_arrivals, static_cast<long>(state.missing_bytes));
+    for (const auto& [barrier, state] : barriers)
+        text += format("\n  barrier at byte %u: phase %u misses %u of %u arrivals and %ld bytes",
+                       address_in_its_block(barrier), state.phase, state.missing_arrivals, state.num_arrivals,
+                       static_cast<long>(state.missing_bytes));
     return text;
 }
 
@@ -116,7 +126,7 @@ using BoxStore = std::function<void()>;
 std::vector<Groups<BoxStore>> stores;  // of each thread
 
 const bool has_hooks = (add_hooks({
-    .before_block = [] { barriers.clear(), stores.assign(num_threads(), {}); },
+    .before_cluster = [] { barriers.clear(), stores.assign(num_threads(), {}); },
     .at_return = [](unsigned thread) -> std::string {
         return stores[thread].is_pending() ? "store_box to read its shared memory" : "";
     },

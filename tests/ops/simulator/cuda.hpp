@@ -14,6 +14,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define IN_CLUSTERS_OF(size)
 #define __align__(bytes) alignas(bytes)
 #define __shared__ static_assert(false, "use dynamic_shared or static_shared of ptx.cuh");
 

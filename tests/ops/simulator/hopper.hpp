@@ -25,6 +25,8 @@ struct Corner {
     int at[BoxMap::MAX_RANK];
 };
 
+char* shared_of(unsigned rank, const void* own, size_t num_bytes, const Where& where);
+
 void mbarrier_init(Mbarrier& barrier, unsigned num_arrivals, const Where& where);
 void mbarrier_arrive(const char* call, Mbarrier& barrier, unsigned num_bytes, const Where& where);
 void mbarrier_wait(Mbarrier& barrier, unsigned parity, const Where& where);
@@ -55,6 +57,13 @@ void wgmma_commit(const Where& where);
 void wgmma_wait(unsigned num_pending, const Where& where);
 
 }  // namespace simulator
+
+inline void cluster_sync(HERE) { simulator::sync_cluster(where); }
+
+template <class T>
+T& shared_of(unsigned rank, T& own, HERE) {
+    return *reinterpret_cast<T*>(simulator::shared_of(rank, &own, sizeof own, where));
+}
 
 inline bool is_elected(HERE) {
     return std::countr_zero(simulator::ballot("is_elected", 0xffffffffu, true, where)) == simulator::lane_index();

@@ -73,7 +73,7 @@ void run_kernel() {
         memcpy(&maps[i], &map, sizeof map);
         values[i] = &maps[i];
     }
-    run_grid(*run.launch, [&] { kernel.call(values.data()); });
+    run_grid(*run.launch, kernel.cluster_size, [&] { kernel.call(values.data()); });
     for (const auto& [bytes, buffer] : buffers) {
         buffer->check_margins();
         memcpy(bytes, buffer->data(), buffer->size());

@@ -14,6 +14,7 @@ struct Kernel {
     void (*call)(void* const* arguments);
     const size_t* argument_bytes;
     size_t num_arguments;
+    unsigned cluster_size;
 };
 
 template <auto entry>
@@ -28,10 +29,12 @@ struct EntryPoint<entry> {
     }
     static constexpr size_t argument_bytes[sizeof...(Arguments) + 1] = {sizeof(Arguments)...};
 
-    static constexpr Kernel named(const char* name) { return {name, call, argument_bytes, sizeof...(Arguments)}; }
+    static constexpr Kernel named(const char* name, unsigned cluster_size) {
+        return {name, call, argument_bytes, sizeof...(Arguments), cluster_size};
+    }
 };
 
-#define ENTRY_POINT(name) simulator::EntryPoint<name>::named(#name)
+#define ENTRY_POINT(name, cluster_size) simulator::EntryPoint<name>::named(#name, cluster_size)
 
 // Those of the source that this library was built from; the last one has no name.
 extern const Kernel kernels[];

@@ -31,11 +31,23 @@ struct Warp {
     std::vector<Meeting> meetings;
 };
 
-Barrier barriers[NUM_BARRIERS];
-std::vector<Warp> warps;
-unsigned num_live;
+struct Block {
+    Barrier barriers[NUM_BARRIERS];
+    unsigned num_live;
+};
 
-void complete_if_all_came(Barrier& barrier) {
+std::vector<Block> blocks;
+std::vector<Warp> warps;
+Barrier of_cluster;
+bool has_met;  // all threads of the cluster, once
+
+unsigned num_live_of_cluster() {
+    unsigned count = 0;
+    for (const Block& block : blocks) count += block.num_live;
+    return count;
+}
+
+void complete_if_all_came(Barrier& barrier, unsigned num_live) {
     if (barrier.arrived == 0 || barrier.arrived < (barrier.expected ? barrier.expected : num_live)) return;
     barrier.result = {barrier.num_true, barrier.arrived};
     barrier.arrived = barrier.num_true = 0;
@@ -74,48 +86,67 @@ bool is_same_place(const Where& one, const Where& other) {
 
 }  // namespace
 
-void reset_meetings(unsigned num_threads) {
-    for (Barrier& barrier : barriers) barrier = {};
-    num_live = num_threads;
+void reset_meetings(unsigned num_blocks, unsigned threads_of_block) {
+    const unsigned num_threads = num_blocks * threads_of_block;
+    blocks.assign(num_blocks, {{}, threads_of_block});
+    of_cluster = {};
+    has_met = false;
     warps.assign((num_threads + WARP_SIZE - 1) / WARP_SIZE, {});
     for (unsigned thread = 0; thread < num_threads; ++thread)
         warps[thread / WARP_SIZE].live |= 1u << thread % WARP_SIZE;
 }
 
 void leave_meetings(unsigned thread) {
-    --num_live;
+    Block& block = blocks[current_block()];
+    --block.num_live;
     const unsigned number = thread / WARP_SIZE;
     Warp& warp = warps[number];
     warp.live &= ~(1u << thread % WARP_SIZE);
     for (size_t place = warp.meetings.size(); place-- > 0;)
         if (is_complete(warp.meetings[place], warp)) complete(number, place);
-    for (Barrier& barrier : barriers)
-        if (barrier.expected == 0) complete_if_all_came(barrier);
+    for (Barrier& barrier : block.barriers)
+        if (barrier.expected == 0) complete_if_all_came(barrier, block.num_live);
+    complete_if_all_came(of_cluster, num_live_of_cluster());
 }
+
+bool is_running(unsigned block) { return has_met && blocks[block].num_live > 0; }
 
 std::string describe_meetings() {
     std::string text;
-    for (unsigned id = 0; id < NUM_BARRIERS; ++id)
-        if (barriers[id].arrived)
-            text += format("\n  barrier %u: %u of %u threads came", id, barriers[id].arrived,
-                           barriers[id].expected ? barriers[id].expected : num_live);
+    for (const Block& block : blocks)
+        for (unsigned id = 0; id < NUM_BARRIERS; ++id)
+            if (const Barrier& barrier = block.barriers[id]; barrier.arrived)
+                text += format("\n  barrier %u: %u of %u threads came", id, barrier.arrived,
+                               barrier.expected ? barrier.expected : block.num_live);
+    if (of_cluster.arrived)
+        text += format("\n  barrier of the cluster: %u of %u threads came", of_cluster.arrived, num_live_of_cluster());
     return text;
 }
 
 BarrierVotes sync_at_barrier(unsigned id, unsigned count, bool vote, const Purpose& purpose, const Where& where) {
-    Barrier& barrier = barriers[id % NUM_BARRIERS];
+    Block& block = blocks[current_block()];
+    Barrier& barrier = block.barriers[id % NUM_BARRIERS];
     arrive(barrier, id, count, where);
     barrier.num_true += vote;
     barrier.waiting.push_back(current_thread());
-    complete_if_all_came(barrier);
+    complete_if_all_came(barrier, block.num_live);
     if (barrier.arrived) wait(purpose, where);
     return barrier.result;
 }
 
 void arrive_at_barrier(unsigned id, unsigned count, const Where& where) {
-    Barrier& barrier = barriers[id % NUM_BARRIERS];
+    Block& block = blocks[current_block()];
+    Barrier& barrier = block.barriers[id % NUM_BARRIERS];
     arrive(barrier, id, count, where);
-    complete_if_all_came(barrier);
+    complete_if_all_came(barrier, block.num_live);
+}
+
+void sync_cluster(const Where& where) {
+    ++of_cluster.arrived;
+    of_cluster.waiting.push_back(current_thread());
+    complete_if_all_came(of_cluster, num_live_of_cluster());
+    if (of_cluster.arrived) wait({"cluster_sync"}, where);
+    has_met = true;
 }
 
 void meet(const char* call, unsigned mask, void* operand, void (*run)(Operands), const Where& where) {

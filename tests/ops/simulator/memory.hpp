@@ -77,7 +77,10 @@ private:
     size_t static_bytes_ = 0;
 };
 
-// Of the block that runs.
+// Of the block that runs, and of another one of its cluster.
 SharedMemory& shared_memory();
+SharedMemory& shared_memory_of(unsigned block);
+// Of something in the shared memory of any of them.
+unsigned address_in_its_block(const void* pointer);
 
 }  // namespace simulator

@@ -100,7 +100,7 @@ struct Copy {
 
 std::vector<Groups<Copy>> copies;  // of each thread
 
-const bool has_hooks = (add_hooks({.before_block = [] { copies.assign(num_threads(), {}); },
+const bool has_hooks = (add_hooks({.before_cluster = [] { copies.assign(num_threads(), {}); },
                                    .at_return = nullptr,
                                    .at_deadlock = nullptr}),
                         true);

@@ -16,6 +16,7 @@ namespace simulator {
 namespace {
 
 constexpr size_t STACK_BYTES = 256 << 10;
+constexpr unsigned MAX_CLUSTER = 8;  // on every device that has clusters
 constexpr unsigned NOBODY = ~0u;
 constexpr uint64_t AS_LONG_AS_OTHERS_GO_ON = ~0ull;
 
@@ -34,7 +35,7 @@ struct AsyncWork {
     std::function<void()> effect;
 };
 
-// Stacks of all threads, each above a page that nobody may touch.
+// Stacks of all threads of a cluster, each above a page that nobody may touch.
 class Stacks {
 public:
     explicit Stacks(unsigned count) : page_bytes_(sysconf(_SC_PAGESIZE)), num_bytes_(count * STACK_BYTES) {
@@ -57,13 +58,17 @@ private:
 
 // What a run has; it outlives a failure in the middle and goes with the next run.
 struct Grid {
-    Grid(const Launch& launch, unsigned num_threads, const std::function<void()>& kernel)
-        : timing(launch.timing), chance{launch.seed}, shared(launch.shared_bytes), stacks(num_threads),
-          threads(num_threads), kernel(kernel) {}
+    Grid(const Launch& launch, unsigned cluster_size, unsigned threads_of_block, const std::function<void()>& kernel)
+        : timing(launch.timing), chance{launch.seed}, threads_of_block(threads_of_block),
+          stacks(cluster_size * threads_of_block), threads(cluster_size * threads_of_block), kernel(kernel) {
+        while (shared.size() < cluster_size) shared.push_back(std::make_unique<SharedMemory>(launch.shared_bytes));
+    }
 
     Timing timing;
     Chance chance;
-    SharedMemory shared;
+    unsigned threads_of_block;
+    std::vector<std::unique_ptr<SharedMemory>> shared;  // of each block
+    uint3 first_block{};
     Stacks stacks;
     std::vector<Thread> threads;
     std::function<void()> kernel;
@@ -82,8 +87,10 @@ std::vector<Hooks>& all_hooks() {
 
 void set_running(unsigned thread) {
     grid->running = thread;
-    const unsigned row = thread / blockDim.x;
-    threadIdx = {thread % blockDim.x, row % blockDim.y, row / blockDim.y};
+    blockIdx = grid->first_block;
+    blockIdx.x += thread / grid->threads_of_block;
+    const unsigned place = thread % grid->threads_of_block, row = place / blockDim.x;
+    threadIdx = {place % blockDim.x, row % blockDim.y, row / blockDim.y};
 }
 
 void run_thread() {
@@ -159,22 +166,22 @@ public:
         rounds_left_ = 1 << grid->chance() % 8;
         paused_ = static_cast<uint32_t>(grid->chance());
     }
-    bool is_paused(unsigned thread) const { return paused_ >> thread / WARP_SIZE & 1; }
+    bool is_paused(unsigned thread) const { return paused_ >> thread / WARP_SIZE % 32 & 1; }
     // Whether there were any.
     bool end() { return std::exchange(paused_, 0) != 0; }
 
 private:
     int rounds_left_ = 0;
-    uint32_t paused_ = 0;  // a bit for each warp
+    uint32_t paused_ = 0;  // a bit for each warp, and for every 32nd after it
 };
 
-void run_block() {
+void run_cluster() {
     auto& threads = grid->threads;
-    grid->shared.reset();
+    for (auto& shared : grid->shared) shared->reset();
     grid->async.clear();
     grid->num_live = threads.size();
-    reset_meetings(threads.size());
-    for (const Hooks& hooks : all_hooks()) hooks.before_block();
+    reset_meetings(num_blocks(), grid->threads_of_block);
+    for (const Hooks& hooks : all_hooks()) hooks.before_cluster();
     for (unsigned thread = 0; thread < threads.size(); ++thread) {
         threads[thread].is_done = threads[thread].is_blocked = false;
         threads[thread].condition = nullptr;
@@ -204,12 +211,20 @@ void run_block() {
     }
     grid->running = NOBODY;
     if (!grid->async.empty()) fail(format("the block ends while %zu bulk loads are on their way", grid->async.size()));
-    grid->shared.check_margins();
+    for (auto& shared : grid->shared) shared->check_margins();
 }
 
 }  // namespace
 
-SharedMemory& shared_memory() { return grid->shared; }
+SharedMemory& shared_memory() { return *grid->shared[current_block()]; }
+
+SharedMemory& shared_memory_of(unsigned block) { return *grid->shared[block]; }
+
+unsigned address_in_its_block(const void* pointer) {
+    for (const auto& shared : grid->shared)
+        if (shared->contains(pointer, 0)) return shared->address(pointer);
+    return 0;
+}
 
 Chance& chance() { return grid->chance; }
 
@@ -220,6 +235,10 @@ bool lands_at_once() {
 unsigned current_thread() { return grid->running; }
 
 unsigned num_threads() { return grid->threads.size(); }
+
+unsigned current_block() { return grid->running == NOBODY ? 0 : grid->running / grid->threads_of_block; }
+
+unsigned num_blocks() { return grid->shared.size(); }
 
 std::string describe_current_thread() {
     if (!grid || blockDim.x == 0) return "";
@@ -257,28 +276,34 @@ void land_later(std::function<void()> effect) {
 
 void add_hooks(const Hooks& hooks) { all_hooks().push_back(hooks); }
 
-void run_grid(const Launch& launch, const std::function<void()>& kernel) {
+void run_grid(const Launch& launch, unsigned cluster_size, const std::function<void()>& kernel) {
     blockDim = {0, 0, 0};
     const auto [block_x, block_y, block_z] = launch.block;
     const auto [grid_x, grid_y, grid_z] = launch.grid;
     const uint64_t num_threads = uint64_t{block_x} * block_y * block_z;
-    const uint64_t num_blocks = uint64_t{grid_x} * grid_y * grid_z;
+    const uint64_t num_blocks = uint64_t{grid_x} * grid_y * grid_z, num_clusters = num_blocks / cluster_size;
     if (num_threads == 0 || num_threads > MAX_THREADS)
         fail(format("a block has 1 to %u threads, not %lu", MAX_THREADS, num_threads));
     if (num_blocks == 0 || grid_y > 65535 || grid_z > 65535)
         fail(format("a grid of (%u, %u, %u) blocks cannot be launched", grid_x, grid_y, grid_z));
     if (launch.shared_bytes > SharedMemory::MAX_BYTES)
         fail(format("%u bytes of shared memory exceed %u", launch.shared_bytes, SharedMemory::MAX_BYTES));
-    grid = std::make_unique<Grid>(launch, num_threads, kernel);
+    if (cluster_size < 1 || cluster_size > MAX_CLUSTER || grid_x % cluster_size)
+        fail(format("%u blocks cannot be clusters of %u", grid_x, cluster_size));
+    if (cluster_size > 1 && num_threads % WARP_SIZE)
+        fail(format("blocks of %lu threads in clusters: whole warps are simulated", num_threads));
+    grid = std::make_unique<Grid>(launch, cluster_size, num_threads, kernel);
     gridDim = {grid_x, grid_y, grid_z};
     blockDim = {block_x, block_y, block_z};
-    std::vector<uint64_t> order(num_blocks);
+    std::vector<uint64_t> order(num_clusters);
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), grid->chance);
-    for (uint64_t block : order) {
+    for (uint64_t cluster : order) {
+        const uint64_t block = cluster * cluster_size;
         blockIdx = {static_cast<unsigned>(block % grid_x), static_cast<unsigned>(block / grid_x % grid_y),
                     static_cast<unsigned>(block / grid_x / grid_y)};
-        run_block();
+        grid->first_block = blockIdx;
+        run_cluster();
     }
     grid.reset();
 }

@@ -20,8 +20,8 @@ struct Launch {
     uint64_t seed;
 };
 
-// Runs the blocks of a launch one after another.
-void run_grid(const Launch& launch, const std::function<void()>& kernel);
+// Runs the clusters of a launch, each of so many neighbouring blocks, one after another.
+void run_grid(const Launch& launch, unsigned cluster_size, const std::function<void()>& kernel);
 
 // Random numbers by Steele, Lea and Flood's SplitMix64, for std::shuffle too.
 struct Chance {
@@ -91,9 +91,9 @@ void wait_until(const Purpose& purpose, const Where& where, const std::function<
 // Work that lands at some time without anybody's wait, such as a bulk load that signals a barrier in shared memory.
 void land_later(std::function<void()> effect);
 
-// For what a group of primitives keeps of a block; null where there is nothing to do.
+// For what a group of primitives keeps of a cluster; null where there is nothing to do.
 struct Hooks {
-    void (*before_block)();
+    void (*before_cluster)();
     std::string (*at_return)(unsigned thread);  // what nobody has waited for; empty if nothing is left
     std::string (*at_deadlock)();               // lines of the report
 };

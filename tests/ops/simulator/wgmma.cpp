@@ -28,7 +28,7 @@ struct WarpProducts {
 std::vector<WarpProducts> warps;
 
 const bool has_hooks = (add_hooks({
-    .before_block = [] { warps.assign((num_threads() + WARP_SIZE - 1) / WARP_SIZE, {}); },
+    .before_cluster = [] { warps.assign((num_threads() + WARP_SIZE - 1) / WARP_SIZE, {}); },
     .at_return = [](unsigned thread) -> std::string {
         const WarpProducts& warp = warps[thread / WARP_SIZE];
         const auto is_empty = [](const auto& group) { return group.empty(); };
