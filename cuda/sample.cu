@@ -2,10 +2,11 @@
 // What is computed, and why sums have no order here, is said in rust/core/src/sample/mod.rs and mass.rs.
 // Reference: tempa.sample.Sampler
 //
-// A row belongs to a cluster of CLUSTER blocks, which keep RESIDENT chunks each in shared memory. Where that is the whole
-// row, it is moved once, 4 V bytes of float32, and all else happens on chip; what is not kept is read from the second
-// cache again. Clusters and not launches for parts of a row, because levels need the row's largest logit: a second
-// launch would move the row a second time. Two blocks fit a multiprocessor, so one loads while the other computes.
+// A row belongs to a cluster of CLUSTER blocks, 1 before sm_90, which keep RESIDENT chunks each in shared memory. Where
+// that is the whole row, it is moved once, 4 V bytes of float32, and all else happens on chip; what is not kept is read
+// from the second cache again. Clusters and not launches for parts of a row, because levels need the row's largest
+// logit: a second launch would move the row a second time. A single row still has 8 multiprocessors; of many rows, two
+// blocks share one on sm_90 and sm_100, so that one loads while the other computes.
 //
 // Masses of all tokens, about 30 operations each, are added up only for log-probabilities or a draw without cuts. top-k
 // needs none: k tokens reach the k-th largest of the chunks' maxima, and what reaches it is listed and sorted. top-p
@@ -15,12 +16,6 @@
 // Compiled for ELEMENT (float, bf16), VECTOR elements a pack, VOCAB tokens in chunks of CHUNK, MEMBERS of a list, and
 // THREADS and SHARED_BYTES of a block.
 #include "sample_select.cuh"
-
-#if CLUSTER > 1
-#define CLUSTERED __cluster_dims__(CLUSTER, 1, 1)
-#else
-#define CLUSTERED
-#endif
 
 // The logit `n` standard deviations of the finite logits below the largest: see passes.rs.
 __device__ __forceinline__ float sigma_limit(Row& row, float largest, double n) {
@@ -73,7 +68,7 @@ __device__ __forceinline__ void weigh(Row& row, const Order& order, float low, u
         const u64 mass = order.weight(x, id);
         return mass && (least == 0 || order.key(x, id) >= least) ? mass : 0;
     };
-    row_sync();  // masses have been read
+    row_sync();  // all blocks have read their masses
     for (int chunk = row.rank + threadIdx.x * CLUSTER; chunk < CHUNKS; chunk += THREADS * CLUSTER)
         shared.masses[chunk] = 0;
     __syncthreads();
@@ -94,7 +89,7 @@ __device__ __forceinline__ void weigh(Row& row, const Order& order, float low, u
     row_sync();
 }
 
-extern "C" CLUSTERED __global__ void __launch_bounds__(THREADS, 512 / THREADS)
+extern "C" IN_CLUSTERS_OF(CLUSTER) __global__ void __launch_bounds__(THREADS, 512 / THREADS)
 sample(int* __restrict__ out, const ELEMENT* __restrict__ logits, const Request* __restrict__ requests,
        const Edit* __restrict__ edits, float* edited, const int* __restrict__ allowed, const int* __restrict__ masks,
        long long row_stride, long long mask_stride, int mask_words, int top_n, int wants_logps) {
@@ -119,7 +114,7 @@ sample(int* __restrict__ out, const ELEMENT* __restrict__ logits, const Request*
     const bool draws = !request.is_greedy, cuts_mass = draws && request.top_p < 1.0;
     const int top_k = draws && request.top_k < VOCAB ? request.top_k : 0;
     const u64 bits = random_bits(request.seed, request.num_prompt + request.num_output);
-    // What may be drawn: with typical-p, from this key on. Chunks may have been weighed by it.
+    // What may be drawn; with typical-p, from this key on. Whether `shared.masses` are of that.
     const Limit none = {-infinity(), VOCAB};
     Order kept = {scale, none};
     u64 typical = 0, total = 0;
@@ -227,7 +222,6 @@ sample(int* __restrict__ out, const ELEMENT* __restrict__ logits, const Request*
 
     // The first token, by id, at which the masses exceed a random share of their sum lies in this chunk.
     if (chunk.at % CLUSTER != rank) return;
-    __syncthreads();  // masses of chunks have been read
     const int own = chunk.at / CLUSTER, start = chunk.at * CHUNK;
     const auto drawn_mass = [&](float x, int id) {
         const u64 mass = kept.weight(x, id);

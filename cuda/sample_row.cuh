@@ -83,7 +83,7 @@ __device__ __forceinline__ void row_sync() {
 template <class T>
 __device__ __forceinline__ T& of_block(int rank, T& own) {
 #if CLUSTER > 1
-    return of_rank(own, rank);
+    return shared_of(rank, own);
 #else
     return own;
 #endif

@@ -53,6 +53,7 @@ __device__ __forceinline__ int list_tokens(Row& row, const Order& order, float l
     for (bool is_counting : {true, false}) {
         row.each(low, [&](float x, int id) {
             if (!is_listed(x, id)) return;
+#pragma unroll 1
             for (int rank = 0; rank < CLUSTER && !is_counting; ++rank) {
                 of_block(rank, row.shared.list.keys[at]) = order.key(x, id);
                 of_block(rank, row.shared.list.masses[at]) = order.scale.mass(x);
@@ -92,6 +93,7 @@ __device__ __forceinline__ Found find_bin(Row& row, const Order& order, float lo
     row_sync();
     const auto weight_of = [&](int bin) {
         u64 sum = 0;
+#pragma unroll 1
         for (int rank = 0; rank < CLUSTER; ++rank)
 #pragma unroll
             for (int i = 0; i < 3; ++i) sum += (u64)of_block(rank, shared.limbs[i][bin]) << LIMB * i;

@@ -53,10 +53,10 @@ CHUNK = 256
 # Elements that a thread moves at once: 16 bytes of float32.
 VECTOR = 4
 # Blocks of a row on devices that have clusters, and of how many chunks each is worth it.
-CLUSTER = 1
+CLUSTER = 8
 CHUNKS_OF_BLOCK = 8
 # Two blocks of a cluster share a multiprocessor.
-THREADS = {1: 512, 8: 256}
+THREADS = {1: 512, CLUSTER: 256}
 LOG2_E = 1.4426950408889634
 # No level is as high, so every token reaches `min_p`.
 NO_LEVEL = 1.0
