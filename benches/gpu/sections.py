@@ -24,17 +24,18 @@ class Section:
     seconds: float
 
 
+# Models come last: they are compiled for longest, and what they need beyond their share is nobody else's.
 SECTIONS = {
     "attention": Section("Attention, bfloat16", attention.cases, 150),
     "decode": Section("Paged decode, 4 query heads to a key head of 128", decode.cases, 50),
     "loss": Section("Linear and cross-entropy, 131,072 words", linear_loss.cases, 50),
-    "train": Section("Training step of 124 million parameters", train_step.cases, 80),
     "rowwise": Section("Norms, rotary positions, gated activations, bfloat16", rowwise.cases, 60),
     "adamw": Section("AdamW", adamw.cases, 25),
-    "generate": Section("Generation by a model of 124 million parameters", generate.cases, 60),
     "sampling": Section("Draws", sampling.cases, 30),
     "policy": Section("Advantages and policy loss", policy.cases, 15),
     "launch": Section("Cost of a launch", launch.cases, 10),
+    "train": Section("Training step of 124 million parameters", train_step.cases, 80),
+    "generate": Section("Generation by a model of 124 million parameters", generate.cases, 60),
 }
 
 
