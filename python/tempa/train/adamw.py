@@ -38,7 +38,9 @@ class AdamW(torch.optim.Optimizer):
     @staticmethod
     def supports(parameters: Iterable[nn.Parameter]) -> bool:
         """Whether the kernel moves all of these."""
-        return all(cuda_tensors.has_kernels(p) and p.dtype == torch.float32 for p in parameters)
+        return all(
+            cuda_tensors.has_kernels(p) and p.dtype == torch.float32 and p.is_contiguous() for p in parameters
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
