@@ -19,7 +19,7 @@ WARM_UP = 3
 # A side is timed about so long, with at least as many rounds as its case asks for and at most so many.
 SIDE_S = 0.2
 MAX_ROUNDS = 200
-# The device idles this long before a warm round: more than the host needs to launch a few dozen kernels.
+# The device idles this long before a round: more than the host needs to launch a few dozen kernels.
 AHEAD_S = 300e-6
 # Launches in a row whose host time is divided by their number.
 HOST_CALLS = 50
@@ -71,11 +71,10 @@ class GpuRig:
             return [self._whole_time(run) for _ in range(rounds)]
         events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
         for begin, end in events:
+            torch.cuda._sleep(self._ahead_cycles)
             if pace == "cold":
                 # Read, not written: lines to write back would be counted to the next call.
                 self._spoil.sum()
-            else:
-                torch.cuda._sleep(self._ahead_cycles)
             begin.record()
             run()
             end.record()
