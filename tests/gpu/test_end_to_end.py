@@ -31,9 +31,10 @@ CONFIGS = {
 }
 # Relative, of losses and norms of gradients: float32 in another order, or bfloat16 products on either side.
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
-# What a step of every model launches in float32, and with products in bfloat16 besides.
+# How the names of kernels begin that a step of every model launches, and with products in bfloat16 besides.
 ALWAYS = {"norm_forward", "norm_backward", "adamw"}
 IN_BFLOAT16 = {
+    "attention_forward",
     "attention_backward_rows",
     "attention_backward_queries",
     "attention_backward_keys",
@@ -84,8 +85,9 @@ def test_training_steps_equal_those_of_the_cpu(
     # Muon's own products are in bfloat16 wherever that is fast.
     assert ours == pytest.approx(theirs, rel=TOLERANCE["bf16" if optimizer == "muon" else precision])
     expected = ALWAYS | OWN[name] | (IN_BFLOAT16 if precision == "bf16" else set())
-    assert expected <= set(launches)
-    assert any(entry.startswith("attention_forward") for entry in launches) == (precision == "bf16")
+    # Some have a name of their own where a generation of GPUs has its own kernel.
+    assert all(any(entry.startswith(begin) for entry in launches) for begin in expected)
+    assert any(entry.startswith("attention") for entry in launches) == (precision == "bf16")
     # At least one a layer and step, forward.
     assert launches["norm_forward"] >= STEPS * CONFIGS[name].depth
 
