@@ -39,13 +39,16 @@ class _Edits:
         for token in set(settings.bad_ids):
             self._add(token, "is_bad", 1)
         if repeats:
-            for token in np.unique(prompt).tolist():
-                self._add(token, "is_in_prompt", 1)
+            places = [self._place(token) for token in np.unique(prompt).tolist()]
+            self._records["is_in_prompt"][places] = 1
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     @property
-    def records(self) -> Record:
-        """`EDIT`s, each token once."""
-        return self._records[: len(self._places)]
+    def data(self) -> NDArray[np.uint8]:
+        """The bytes of `EDIT`s, each token once."""
+        return self._records.view(np.uint8)[: len(self) * EDIT.itemsize]
 
     def count(self, tokens: Sequence[int], by: int = 1) -> None:
         """Tokens have come to the output, or gone from it."""
@@ -61,11 +64,17 @@ class _Edits:
         return copied
 
     def _add(self, token: int, name: str, value: float) -> None:
-        place = self._places.setdefault(token, len(self._places))
-        if place == len(self._records):
-            self._records = np.concatenate([self._records, np.zeros(place, EDIT)])
-        self._records["id"][place] = token
+        place = self._place(token)
         self._records[name][place] += value
+
+    def _place(self, token: int) -> int:
+        place = self._places.get(token)
+        if place is None:
+            place = self._places[token] = len(self._places)
+            if place == len(self._records):
+                self._records = np.concatenate([self._records, np.zeros(place, EDIT)])
+            self._records["id"][place] = token
+        return place
 
 
 @dataclass
@@ -80,15 +89,15 @@ class _Request:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step as the kernel reads it: `REQUEST`s, `EDIT`s, and bits of the tokens that settings allow."""
+    """A step as the kernel reads it: `REQUEST`s, bytes of `EDIT`s, bits of tokens that settings allow."""
 
     requests: Record
-    edits: Record
+    edits: NDArray[np.uint8]
     allowed: NDArray[np.int32]
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Their bytes on a device, by one copy."""
-        parts = self.requests.view(np.uint8), self.edits.view(np.uint8), self.allowed
+        parts = self.requests.view(np.uint8), self.edits, self.allowed
         requests, edits, allowed = upload(parts, device)
         return requests, edits, allowed
 
@@ -260,16 +269,18 @@ class CudaSampler(Sampler):
         """The next step of these requests, each with its row."""
         known = [self._known[handle] for handle in handles]
         records = self._records[[request.place for request in known]]
-        edits = [request.edits.records for request in known]
-        ends = np.cumsum([len(of_row) for of_row in edits], dtype=np.int32)
+        ends = np.cumsum([len(request.edits) for request in known], dtype=np.int32)
         records["row"], records["last_edit"] = rows, ends
         records["first_edit"][1:] = ends[:-1]
-        allowed: list[NDArray[np.int32]] = []
-        for record, request in zip(records, known, strict=True):
-            if request.allowed is not None:
-                record["allowed"] = sum(len(words) for words in allowed)
-                allowed.append(request.allowed)
-        return Batch(records, np.concatenate(edits), np.concatenate([np.zeros(0, np.int32), *allowed]))
+        edits = [request.edits.data for request in known if len(request.edits)]
+        limited = [i for i, request in enumerate(known) if request.allowed is not None]
+        allowed = [words for request in known if (words := request.allowed) is not None]
+        records["allowed"][limited] = np.arange(len(allowed)) * -(-self.vocab_size // WORD)
+        return Batch(
+            records,
+            np.concatenate([np.zeros(0, np.uint8), *edits]),
+            np.concatenate([np.zeros(0, np.int32), *allowed]),
+        )
 
     def _check(self, handles: list[int], logits: Tensor, rows: NDArray[Any], mask: Any) -> None:
         for handle in handles:
