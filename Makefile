@@ -45,7 +45,7 @@ wheel: $(READY)  ## one abi3 wheel for CPython 3.11 and later in dist/
 	maturin build --release --locked --out dist
 
 gpu-test:  ## GPU tests, then compute-sanitizer; WHEEL=dist/tempa-....whl tests a wheel built elsewhere
-	@scripts/gpu-test.sh "$(WHEEL)"
+	@scripts/gpu-test.sh "$(WHEEL)" $(ARGS)
 
 gpu-bench:  ## kernels on a GPU beside its ceilings and their peers, 9 minutes; ARGS=--help says more
 	@scripts/gpu-bench.sh "$(WHEEL)" $(ARGS)
