@@ -11,6 +11,7 @@ from test_sample_cuda import (  # noqa: F401 - collected here too
     equal,
     simulated,
     test_a_draw_depends_on_nothing_but_its_request,
+    test_any_row_under_any_settings_gives_what_the_cpu_gives,
     test_requests_are_kept_as_on_the_cpu,
     test_rows_that_cannot_be_drawn_from_are_sentinels_or_raise_the_same,
     test_the_simulated_kernel_draws_what_the_cpu_draws,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mutants import mutant
+from numpy.typing import NDArray
 from simulator import SimulationError, simulate
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -148,6 +149,61 @@ def _check(kind: str, shape: Shape, dtype: torch.dtype) -> None:
 def test_the_simulated_kernel_draws_what_the_cpu_draws(kind, shape, dtype, simulated) -> None:
     simulated(shape, seed=len(kind))
     _check(kind, shape, dtype)
+
+
+def _any_settings(draws: np.random.Generator) -> Settings:
+    """Values of their ranges' ends and middles; no setting is usual."""
+
+    def one(*values: float) -> float:
+        return values[draws.integers(len(values))]
+
+    return Settings(
+        temperature=one(0, 1, 0.7, 5, 1e-30, 1e30),
+        top_k=int(one(0, 0, 1, 2, 5, 100, 700)),
+        top_p=one(1, 1, 0.9, 0.5, 1e-12, 0.999999),
+        min_p=one(0, 0, 0.1, 1, 1e-9),
+        top_n_sigma=one(0, 0, 1e-3, 1, 1e6),
+        typical_p=one(1, 1, 0.2, 0.95, 1e-9),
+        repetition_penalty=one(1, 1.3, 0.5, 1e-30),
+        presence_penalty=one(0, 0.5, -2),
+        frequency_penalty=one(0, -1, 1e38),
+        bad_ids=tuple(draws.integers(777, size=2).tolist()),
+    )
+
+
+def _any_row(draws: np.random.Generator) -> NDArray[np.float32]:
+    """Logits of any size: with ties, signed zeros, denormal and huge numbers, sorted, bad."""
+    row = draws.normal(size=777) * 10.0 ** draws.integers(-3, 3)
+    kind = draws.integers(7)
+    if kind == 0:
+        row = row.round()
+    elif kind == 1:
+        row = np.where(row < 0, -0.0, 0.0)
+    elif kind in (2, 3):
+        row *= (1e35, 1e-41)[kind - 2]
+    elif kind == 4:
+        row = np.sort(row)[::-1]
+    elif kind == 5:
+        row[draws.integers(777)] = (np.nan, np.inf, 3e38, 40)[draws.integers(4)]
+    return row.astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [SMALL, CLUSTER], ids=str)
+def test_any_row_under_any_settings_gives_what_the_cpu_gives(shape, simulated) -> None:
+    draws = np.random.default_rng(shape.cluster)
+    for seed in range(4):
+        simulated(shape, seed=seed)
+        samplers = Sampler(777), CudaSampler(777)
+        for _ in range(16):
+            settings, prompt = _any_settings(draws), draws.integers(777, size=5)
+            for sampler in samplers:
+                sampler.add(settings, prompt=prompt, seed=seed)
+        for top_n in (3, 60):
+            logits = torch.from_numpy(np.stack([_any_row(draws) for _ in range(16)]))
+            theirs, ours = (
+                sampler.step(range(16), logits, top_n=top_n, on_bad="sentinel") for sampler in samplers
+            )
+            equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
