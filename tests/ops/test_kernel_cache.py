@@ -87,7 +87,7 @@ def test_an_entry_cut_at_any_place_is_made_again(kernel_cache: Path) -> None:
 
 def test_of_processes_that_start_together_one_makes_the_entry(start: Start) -> None:
     processes = [start(0.5) for _ in range(4)]
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, outputs
     assert sorted(output for output, _ in outputs) == ["", "", "", "making\n"]
 
@@ -116,7 +116,7 @@ def test_a_process_that_was_killed_while_it_made_the_entry_blocks_nobody(
     assert first.stdout.readline() == "making\n"
     second = start(0)
     first.send_signal(signal.SIGKILL)
-    assert second.communicate(timeout=30) == ("making\n", "")
+    assert second.communicate(timeout=300) == ("making\n", "")
     first.communicate()
     assert [path.name for path in kernel_cache.iterdir()] == ["k.kernel"]
 

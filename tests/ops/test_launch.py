@@ -333,3 +333,8 @@ def test_launch_takes_the_current_stream_of_the_kernels_device(monkeypatch: pyte
     x = torch.zeros(2)
     nvrtc.launch(kernel, x, None, 3, grid=(2, 2), block=64, shared_bytes=5)  # type: ignore[arg-type]
     assert calls == [((x, None, 3), (2, 2), 64, 5, 0xABC1)]
+
+
+def test_the_stream_is_found_without_the_undocumented_function_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=7 + device))
+    assert nvrtc._slow_current_stream(1) == 8
