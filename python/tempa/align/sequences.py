@@ -84,11 +84,10 @@ def response_logps(model: Transformer, batch: Packed, *, temperature: float = 1.
 
     Equal to `model.logps(batch, temperature=temperature)[batch.weights > 0]`.
     """
-    trained = batch.weights.nonzero().squeeze(1)
     return linear_logp(
-        model.hidden(batch)[trained],
+        model.hidden(batch)[batch.trained],
         model.head_weight,
-        batch.targets[trained],
+        batch.targets[batch.trained],
         temperature=temperature,
         softcap=model.config.softcap,
     )

@@ -26,14 +26,14 @@ class Packed:
         targets: (T,) int64, what each position should predict; any valid id where the weight is 0.
         weights: (T,) float32, how much each target counts in the loss; 0 means not trained.
         cu_seqlens: (n + 1,) int64, where sequences begin and end, from 0 to T.
-        host_bounds: The same on the host, which `to` keeps: to ask a device is to wait for it.
+        host: The batch on the CPU that `to` has copied: to ask a device is to wait for it.
     """
 
     ids: Tensor
     targets: Tensor
     weights: Tensor
     cu_seqlens: Tensor
-    host_bounds: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+    host: Packed | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_rows(
@@ -80,7 +80,18 @@ class Packed:
     @cached_property
     def bounds(self) -> NDArray[np.int64]:
         """(n + 1,) int64, `cu_seqlens` on the host."""
-        return self.cu_seqlens.cpu().numpy() if self.host_bounds is None else self.host_bounds
+        return self.cu_seqlens.cpu().numpy() if self.host is None else self.host.bounds
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """(m,) int64, those whose weight is not 0, on the host."""
+        return np.flatnonzero(self.weights.cpu().numpy()) if self.host is None else self.host.places
+
+    @cached_property
+    def trained(self) -> Tensor:
+        """`places`, where the batch is."""
+        (places,) = upload([self.places], self.ids.device)
+        return places
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -95,9 +106,13 @@ class Packed:
 
     def to(self, device: torch.device | str) -> Packed:
         """The same batch on another device."""
-        parts = [self.ids, self.targets, self.weights, self.cu_seqlens]
-        if self.ids.device.type == "cpu":
-            ids, targets, weights, cu_seqlens = upload([part.numpy() for part in parts], device)
-        else:
+        if self.ids.device.type != "cpu":
+            parts = (self.ids, self.targets, self.weights, self.cu_seqlens)
             ids, targets, weights, cu_seqlens = (part.to(device) for part in parts)
-        return Packed(ids, targets, weights, cu_seqlens, self.bounds)
+            return Packed(ids, targets, weights, cu_seqlens, self.host)
+        if torch.device(device).type == "cpu":
+            return self
+        ids, targets, weights, cu_seqlens = upload(
+            [part.numpy() for part in (self.ids, self.targets, self.weights, self.cu_seqlens)], device
+        )
+        return Packed(ids, targets, weights, cu_seqlens, self)

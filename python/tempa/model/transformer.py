@@ -241,7 +241,12 @@ class Transformer(nn.Module):
     def loss(self, batch: Packed) -> tuple[Tensor, Tensor]:
         """Weighted sum of the negative log-likelihood of the targets, and the sum of the weights."""
         return linear_cross_entropy(
-            self.hidden(batch), self.head_weight, batch.targets, batch.weights, softcap=self.config.softcap
+            self.hidden(batch),
+            self.head_weight,
+            batch.targets,
+            batch.weights,
+            chosen=batch.trained,
+            softcap=self.config.softcap,
         )
 
     def logps(self, batch: Packed, *, temperature: float = 1.0) -> Tensor:

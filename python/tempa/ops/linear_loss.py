@@ -29,7 +29,13 @@ def softcap(logits: Tensor, cap: float | None) -> Tensor:
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, *, softcap: float | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    *,
+    chosen: Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of `-log softmax(hidden @ weight.T)[target]`, and the sum of the weights.
 
@@ -40,13 +46,15 @@ def linear_cross_entropy(
         weight: (V, D), the output embedding.
         targets: (T,) int64.
         weights: (T,) float32.
+        chosen: (m,) int64, where weights are not 0, if it is known: to ask a device is to wait for it.
         softcap: Bound on the logits, if any.
 
     Returns:
         Two float32 scalars: the loss sum, differentiable in `hidden` and `weight`, and the weight sum.
     """
     total = weights.sum()
-    chosen = weights.nonzero().squeeze(1)
+    if chosen is None:
+        chosen = weights.nonzero().squeeze(1)
     if len(chosen) < len(weights):
         hidden, targets, weights = hidden[chosen], targets[chosen], weights[chosen]
     hidden, weight = _cast(hidden, weight)
