@@ -9,9 +9,9 @@
 // others.
 #pragma once
 #include "attention.cuh"
-#include "wgmma_rows.cuh"
+#include "warpgroup.cuh"
 
-constexpr int WARPGROUP = 128, ROWS_OF_GROUP = 64, ROWS = GROUPS * ROWS_OF_GROUP, THREADS = (GROUPS + 1) * WARPGROUP;
+constexpr int ROWS_OF_GROUP = 64, ROWS = GROUPS * ROWS_OF_GROUP, THREADS = (GROUPS + 1) * WARPGROUP;
 constexpr int PANEL = 64, PANELS = HEAD_DIM / PANEL;  // 128 bytes of a row, the width of a swizzle
 // 65536 registers, less what a loading thread needs, shared by the threads that multiply.
 constexpr int LOADING_REGISTERS = GROUPS == 2 ? 40 : 32, MULTIPLYING_REGISTERS = GROUPS == 2 ? 232 : 160;
@@ -64,13 +64,7 @@ __device__ __forceinline__ void for_each_tile(const Batch& batch, const Work& wo
     }
 }
 
-// Which stage a step takes, and the parity of the phase of its barriers: steps are counted over all tiles.
-struct Stage {
-    int index;
-    unsigned parity;
-
-    __device__ __forceinline__ Stage(unsigned step) : index(step % STAGES), parity(step / STAGES % 2) {}
-};
+using Stage = StageOf<STAGES>;
 
 // Starts to load rows of a head. Those behind the end of a sequence come with its last ones; masks hide their scores.
 template <int COUNT>
@@ -92,17 +86,9 @@ __device__ __forceinline__ void init_barriers(Mbarrier& rows_full, Mbarrier& row
     fence_mbarrier_init();
 }
 
-// GROUPS for those that load; the same in all lanes, as the compiler then knows.
-__device__ __forceinline__ int group_of_thread() { return __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0); }
-
 __device__ __forceinline__ void sync_group(int group) { barrier_sync(1 + GROUPS + group, WARPGROUP); }
 
-// Each warp tells that it has done with a tile in shared memory, once its products are.
-__device__ __forceinline__ void release(Mbarrier& empty) {
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
-}
-
-// What one multiplying thread has, as wgmma_rows.cuh says.
+// What one multiplying thread has, as warpgroup.cuh says.
 using Scores = float[STEP / 2];
 using Weights = unsigned[STEP / 16][4];
 using Sums = float[HEAD_DIM / 2];

@@ -9,9 +9,9 @@
 //
 // Compiled for ELEMENT (bf16, fp16) and CAPPED 0 or 1. Grid (tiles of tokens * splits). Block (384).
 #include "linear_loss.cuh"
-#include "wgmma_rows.cuh"
+#include "warpgroup.cuh"
 
-constexpr int WARPGROUP = 128, GROUPS = 2, TOKENS_OF_GROUP = 64, TOKENS = GROUPS * TOKENS_OF_GROUP, WORDS = 256;
+constexpr int GROUPS = 2, TOKENS_OF_GROUP = 64, TOKENS = GROUPS * TOKENS_OF_GROUP, WORDS = 256;
 constexpr int DEPTH = 64, STAGES = 4;  // columns of a stage: 128 bytes of a row, the width of a swizzle
 // 65536 registers, less what a loading thread needs, shared by the threads that multiply.
 constexpr int LOADING_REGISTERS = 40, MULTIPLYING_REGISTERS = 232;
@@ -27,19 +27,7 @@ struct Words {
 };
 
 using Tile = float[WORDS / 2];
-
-__device__ __forceinline__ int group_of_thread() {
-    // The same in all lanes, as the compiler then knows.
-    return __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0);
-}
-
-// Which stage a step takes, and the parity of the phase of its barriers: steps are counted over all tiles.
-struct Stage {
-    int index;
-    unsigned parity;
-
-    __device__ __forceinline__ Stage(unsigned step) : index(step % STAGES), parity(step / STAGES % 2) {}
-};
+using Stage = StageOf<STAGES>;
 
 __device__ __forceinline__ void load_tiles(Shared& shared, const TensorMap& x, const TensorMap& w, int first_token,
                                            const Words& words, int depth) {
@@ -52,11 +40,6 @@ __device__ __forceinline__ void load_tiles(Shared& shared, const TensorMap& x, c
             load_box(shared.x[stage.index], x, shared.full[stage.index], column, first_token);
             load_box(shared.w[stage.index], w, shared.full[stage.index], column, word);
         }
-}
-
-// Each warp tells that it has done with a stage, once its products are.
-__device__ __forceinline__ void release(Mbarrier& empty) {
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
 }
 
 // Calls take(tile, word) with the products of 64 tokens with each tile of words.

@@ -1,9 +1,30 @@
-// What a thread of a warpgroup holds of a product by wgmma, 64 rows by 2 COUNT columns: two rows, 8 apart, and of each 8
-// columns two. Element i is in row i / 2 % 2 * 8 and column i / 4 * 8 + i % 2, from the thread's first ones on.
+// Warpgroups of a block, of which one loads tiles to shared memory in stages and the others multiply them by wgmma.
+//
+// What a thread holds of a product of 64 rows by 2 COUNT columns: two rows, 8 apart, and of each 8 columns two. Element i
+// is in row i / 2 % 2 * 8 and column i / 4 * 8 + i % 2, from the thread's first ones on.
 #pragma once
 #include "ptx.cuh"
 
-__device__ __forceinline__ int first_row_of_thread() { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4; }
+constexpr int WARPGROUP = 128;
+
+// The same in all lanes, as the compiler then knows.
+__device__ __forceinline__ int group_of_thread() { return __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0); }
+
+// Which of `count` stages a step takes, and the parity of the phase of its barriers: steps are counted over all tiles.
+template <int count>
+struct StageOf {
+    int index;
+    unsigned parity;
+
+    __device__ __forceinline__ StageOf(unsigned step) : index(step % count), parity(step / count % 2) {}
+};
+
+// Each warp tells that it has done with a stage, once its products are.
+__device__ __forceinline__ void release(Mbarrier& empty) {
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
+}
+
+__device__ __forceinline__ int first_row_of_thread() { return threadIdx.x % WARPGROUP / 32 * 16 + threadIdx.x % 32 / 4; }
 __device__ __forceinline__ int first_column_of_thread() { return threadIdx.x % 4 * 2; }
 __device__ __forceinline__ constexpr int column_of(int i) { return i / 4 * 8 + i % 2; }
 
