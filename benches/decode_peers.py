@@ -217,7 +217,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=_core.num_processors())
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    for shape in options.shapes.split(","):
+    shapes = options.shapes.split(",")
+    if unknown := [shape for shape in shapes if shape not in SHAPES]:
+        parser.error(f"unknown shape {unknown[0]!r}; choose from {', '.join(SHAPES)}")
+    for shape in shapes:
         merge(OUT, measure(shape, options))
     return 0
 
