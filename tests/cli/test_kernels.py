@@ -64,6 +64,14 @@ def test_prewarm_knows_every_source() -> None:
     assert {source for _, (source, _) in variants} == {path.name for path in nvrtc.SOURCES.glob("*.cu")}
 
 
+@pytest.mark.parametrize(("arch", "slots"), [("sm_80", 4), ("sm_90a", 4), ("sm_120", 3)])
+def test_prewarm_takes_the_shared_memory_of_the_architecture(arch, slots) -> None:
+    """Wide heads: a ring of four tiles does not fit every device, and an engine takes what fits its own."""
+    config = ModelConfig(vocab_size=1, depth=1, width=512, num_heads=2)
+    variants = kernels._variants(config, torch.bfloat16, arch, [])
+    assert {macros["SLOTS"] for _, (source, macros) in variants if source == "paged.cu"} == {slots}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -35,3 +35,6 @@ def test_nothing_waits_between_the_batch_and_its_gradients() -> None:
         _step(model, Packed.from_rows(rows, masks))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()

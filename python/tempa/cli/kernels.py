@@ -1,7 +1,7 @@
 """`tempa kernels`: compile the CUDA kernels ahead of time, list or clear what is kept.
 
-A kernel is compiled when it is first needed, in about half a second, and kept for later processes. `prewarm`
-does so beforehand, also on a machine without a GPU, for the sizes of a preset.
+A kernel is compiled when it is first needed, in half a second to three, and kept for later processes.
+`prewarm` does so beforehand, also on a machine without a GPU, for the sizes of a preset.
 """
 
 from __future__ import annotations
@@ -161,6 +161,7 @@ def _variants(
         rope_cuda,
         rope_scaled_cuda,
     )
+    from tempa.ops.calls import Target
     from tempa.ops.cuda_tensors import pack_size
 
     # Under autocast the residual stream is float32; a model may also have been converted as a whole.
@@ -179,10 +180,10 @@ def _variants(
         what = f"heads of {config.head_dim}"
         yield what, (rope_cuda.SOURCE, rope_cuda.defines(dtype, config.head_dim, vector))
     if dtype in paged_cuda.ELEMENTS:
-        # Blocks as the engine makes them; the least shared memory of a supported device.
-        group = config.num_heads // config.num_kv_heads
+        # Blocks as the engine makes them.
+        group, limit = config.num_heads // config.num_kv_heads, Target(arch).shared_limit
         for kept in (dtype, *caches):
-            paged = paged_cuda.Shape.of(config.head_dim, 16, group, kept.itemsize, shared_bytes=99 << 10)
+            paged = paged_cuda.Shape.of(config.head_dim, 16, group, kept.itemsize, shared_bytes=limit)
             of = "" if kept == dtype else f" of {str(kept).removeprefix('torch.')}"
             for row_warps in (1, 2, 4)[: paged.max_row_warps]:
                 macros = paged.defines(dtype, kept, row_warps=row_warps, softcap=False, alibi=False)

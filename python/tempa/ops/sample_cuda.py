@@ -101,7 +101,7 @@ class Shape:
             ValueError: If the vocabulary has no variant.
         """
         if not 0 < vocab <= MAX_VOCAB:
-            raise ValueError(f"sampling on CUDA takes up to {MAX_VOCAB} tokens, got a vocabulary of {vocab}")
+            raise ValueError(f"sampling on CUDA takes 1 to {MAX_VOCAB} tokens, got a vocabulary of {vocab}")
         chunks = -(-vocab // chunk)
         cluster = CLUSTER if clusters and chunks >= CLUSTER * CHUNKS_OF_BLOCK else 1
         vector = VECTOR if aligned and vocab % VECTOR == 0 else 1
