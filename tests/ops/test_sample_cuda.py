@@ -342,7 +342,7 @@ def test_an_engine_draws_on_the_device_of_its_model(simulated, monkeypatch) -> N
 
 
 def test_a_vocabulary_that_has_no_variant_is_rejected() -> None:
-    with pytest.raises(ValueError, match="up to 262144 tokens, got a vocabulary of 300000"):
+    with pytest.raises(ValueError, match="1 to 262144 tokens, got a vocabulary of 300000"):
         Shape.of(300000, 2, shared_bytes=99 << 10)
 
 
